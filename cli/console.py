@@ -1,0 +1,72 @@
+"""What the commands share: where text goes, and how an error becomes one line and an exit code."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..errors import TempoError
+
+FINE, SOME_FAILED, BAD_INPUT = 0, 1, 2
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def run(app: typer.Typer, name: str) -> NoReturn:
+    """Run a command: errors a user can mend are one line, their traceback only with --debug."""
+    debug = "--debug" in sys.argv
+    try:
+        code = app(prog_name=name, standalone_mode=False)
+        sys.stdout.flush()  # here, where a reader that went away can still be told from an error
+    except TempoError as error:
+        if debug:
+            raise
+        err.print(f"{name}: {error}", markup=False, style="red" if err.is_terminal else "")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FINE)
+    except KeyboardInterrupt:
+        err.print(f"{name}: stopped")
+        sys.exit(130)
+    except Exception as error:
+        if debug or not _is_usage(error):
+            raise
+        err.print(f"{name}: {_usage(error)}", markup=False)
+        sys.exit(BAD_INPUT)
+    sys.exit(code or FINE)
+
+
+def _is_usage(error: Exception) -> bool:
+    return hasattr(error, "format_message")
+
+
+def _usage(error: Any) -> str:
+    hint = f"; see '{error.ctx.command_path} --help'" if getattr(error, "ctx", None) else ""
+    return str(error.format_message()) + hint
+
+
+def say(text: str) -> None:
+    """One line (or table) for people."""
+    out.print(text, markup=False)
+
+
+def say_json(value: Any) -> None:
+    """The same for scripts."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def with_progress(what: str, work: Callable[[Callable[[int, int], None]], Any]) -> Any:
+    """Do something that reports (done, total); the bar is shown on a terminal only."""
+    if not err.is_terminal:
+        return work(lambda done, total: None)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        return work(lambda done, total: progress.update(task, completed=done, total=total))

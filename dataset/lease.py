@@ -1,0 +1,213 @@
+"""One driver at a time: a numbered lease with a heartbeat, which workers look at before every put.
+
+Lease n is one object; taking the cube means creating number n + 1, which of several drivers one manages
+on any store. Whoever holds the highest number holds the cube; nobody else's number ever comes back.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+from ..errors import CubeError, LeaseError
+from .place import Place
+
+FOLDER = "status/run/lease"  # inside an array's folder, where no Zarr reader lists
+BEAT = 2.0  # seconds between heartbeats
+STALE = 30.0  # without a heartbeat for so long, a driver elsewhere counts as dead
+SIGHT = 10.0  # workers write only while they saw a heartbeat within so long
+
+
+@dataclass
+class Lease:
+    """The right to write the index of one cube; a context manager that gives it back."""
+
+    place: Place
+    number: int
+    taken_over: bool  # the one before ended without giving back: its workers may still be about
+    beat: float = BEAT
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _lost: str = ""
+
+    def __post_init__(self) -> None:
+        self._since, self._beats, self._lock = time.time(), 0, threading.Lock()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise unless this is still the highest number."""
+        if self._lost or _newest(self.place)[0] != self.number:
+            raise LeaseError(
+                self._lost or f"{self.place}: another run has taken the cube over; this one stops"
+            )
+
+    def release(self) -> None:
+        """Give the cube back: the next driver need not wait."""
+        if not self._stop.is_set():
+            self._stop.set()
+            self._thread.join()
+            if not self._lost:
+                self.place.put(_key(self.number), self._record(released=True))
+
+    def copy(self, place: Place) -> None:
+        """The same lease on what is going to stand in the cube's place."""
+        place.put(_key(self.number), self._record())
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No heartbeat while the folder under it is swapped."""
+        with self._lock:
+            yield
+
+    def _keep(self) -> None:
+        while not self._stop.wait(self.beat):
+            try:
+                with self._lock:
+                    self.check()
+                    self._beats += 1
+                    self.place.put(_key(self.number), self._record())
+            except LeaseError as error:
+                self._lost = str(error)
+                return
+            except CubeError:
+                continue  # a full disk or a slow server: the next beat may pass; a silent lease expires by itself
+
+    def _record(self, released: bool = False) -> bytes:
+        return _record(self._since, self._beats, released)
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.release()
+
+
+def take(place: Place, *, beat: float = BEAT, stale: float = STALE) -> Lease:
+    """Hold a cube, or say at once who does."""
+    number, record = _newest(place)
+    free = record is None or record["released"] or _gone(record)
+    if record is not None and not free:
+        if time.time() - record["time"] < stale:
+            raise LeaseError(_held(place, record))
+        if _beats_again(
+            place, number, record, 3 * beat
+        ):  # clocks differ; a heartbeat that moves does not lie
+            raise LeaseError(_held(place, record))
+    if not place.create(_key(number + 1), _record(time.time(), 0, False)):
+        holder = _newest(place)[1] or {"host": "another host", "pid": "?", "time": time.time()}
+        raise LeaseError(_held(place, holder))
+    place.delete(stored.key for stored in place.list(FOLDER) if _number(stored.key) <= number)
+    return Lease(place, number + 1, taken_over=record is not None and not record["released"], beat=beat)
+
+
+@dataclass
+class Permit:
+    """What a worker holds: it lets a put pass only while its own run's heartbeat goes on."""
+
+    place: Place
+    number: int
+    sight: float = SIGHT
+    _beats: int = -1
+    _seen: float = 0.0
+
+    def check(self) -> None:
+        """Raise unless the run that gave the work still holds the cube and lives."""
+        number, record = _newest(self.place)
+        if number != self.number or record is None or record["released"]:
+            raise LeaseError(f"{self.place}: the run this work belongs to is over; nothing was written")
+        now = time.monotonic()
+        if record["beats"] != self._beats:
+            self._beats, self._seen = record["beats"], now
+        elif now - self._seen > self.sight:
+            raise LeaseError(
+                f"{self.place}: no heartbeat of the run for {self.sight:.0f} s; nothing was written"
+            )
+
+
+def _newest(place: Place) -> tuple[int, dict[str, Any] | None]:
+    """The highest number and what it says (0 and None where there is none)."""
+    while keys := [stored.key for stored in place.list(FOLDER)]:
+        data = place.get(keys[-1])
+        if data is not None:
+            return _number(keys[-1]), _parsed(place, keys[-1], data)
+        # the next driver removed it between the two calls: its own number is there now
+    return 0, None
+
+
+def _parsed(place: Place, key: str, data: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(data)
+        return {name: record[name] for name in ("host", "pid", "started", "time", "beats", "released")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CubeError(f"{place}: {key} is not a lease; if no run is under way, remove that file") from error
+
+
+def _record(since: float, beats: int, released: bool) -> bytes:
+    me = {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid()), "run": _RUN}
+    return json.dumps(
+        me | {"since": since, "time": time.time(), "beats": beats, "released": released}
+    ).encode()
+
+
+_RUN = uuid.uuid4().hex
+
+
+def _key(number: int) -> str:
+    return f"{FOLDER}/{number:08d}.json"
+
+
+def _number(key: str) -> int:
+    return int(key.rsplit("/", 1)[-1].removesuffix(".json"))
+
+
+def _host() -> str:
+    """The machine as process ids know it: containers of one host have names and process ids of their own."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _started(pid: int) -> float | None:
+    """When a process began, None if it is gone (a process not yet reaped is gone)."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time(), 1)
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _gone(record: Mapping[str, Any]) -> bool:
+    """Whether the holder was a process of this host that no longer is."""
+    if record["host"] != _host():
+        return False
+    started = _started(record["pid"])
+    return started is None or abs(started - record["started"]) > 1
+
+
+def _beats_again(place: Place, number: int, record: Mapping[str, Any], wait: float) -> bool:
+    until = time.monotonic() + wait
+    while time.monotonic() < until:
+        time.sleep(wait / 10)
+        now = _newest(place)
+        if now[0] != number or now[1] is None or now[1]["beats"] != record["beats"]:
+            return True
+    return False
+
+
+def _held(place: Place, record: Mapping[str, Any]) -> str:
+    age = max(0.0, time.time() - record["time"])
+    host = str(record["host"]).split()[0]
+    return (
+        f"{place} is being written by another run: process {record['pid']} on {host}, "
+        f"last heartbeat {age:.0f} s ago; wait for it or stop it"
+    )

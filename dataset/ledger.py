@@ -1,0 +1,152 @@
+"""The driver's side of the index: receipts are folded into the small arrays, which nobody else writes."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from ..errors import CubeError
+from .cube import Cube, Index
+from .lease import Lease
+from .schema import DONE, INDEX, PENDING
+from .verify import verify_cell
+from .writing import RECEIPTS, Receipt, verify_shards
+
+KEPT_CHUNKS = 24  # index chunks kept in memory between folds (each about 128 cells)
+
+Chunk = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """One receipt that came in: its cell, and what became of it."""
+
+    index: Index
+    status: int
+    error: str
+
+
+class Ledger:
+    """Folds receipts; `status` is written last, so a cell is done only when everything about it is there."""
+
+    def __init__(self, cube: Cube, lease: Lease) -> None:
+        self.cube, self.lease = cube, lease
+        store = cube.place.zarr(read_only=False)
+        self._arrays = {variable.name: cube.array(variable.name, store) for variable in INDEX}
+        self._status = cube.status()
+        self._chunks: dict[Chunk, dict[str, npt.NDArray[Any]]] = {}
+        self._folded_at: dict[Index, float] = {}
+
+    def fold(self) -> list[Folded]:
+        """Take in every receipt there is; those of a run that died are verified in full first."""
+        place = self.cube.place
+        came: dict[str, Receipt] = {}
+        for stored in place.list(RECEIPTS):
+            receipt = self._accepted(stored.key)
+            if receipt is None:
+                place.delete([stored.key])
+            else:
+                came[stored.key] = receipt
+                self._folded_at[receipt.index] = stored.modified
+        self._write({receipt.index: receipt.values for receipt in came.values()})
+        place.delete(came)
+        return [Folded(r.index, r.values["status"], r.values["error"]) for r in came.values()]
+
+    def mark(self, cells: Iterable[Index], status: int, error: str = "", attempts: int | None = None) -> None:
+        """Set what the driver itself knows of cells: failed without a receipt, quarantined, pending again."""
+        values: dict[str, Any] = {"status": status, "error": error}
+        if attempts is not None:
+            values["attempts"] = attempts
+        self._write(dict.fromkeys(cells, values))
+
+    def status(self) -> npt.NDArray[np.uint8]:
+        """Status of every cell, as last written."""
+        return self._status.copy()
+
+    def recheck(self) -> list[Index]:
+        """Cells whose shards are newer than their receipt and do not verify: pending again.
+
+        A worker of a dead run can have passed its last look at the lease and put a shard after that. What it
+        put is found by its time, and judged by the digest.
+        """
+        late = self._written_after_receipt()
+        broken = [index for index in late if verify_cell(self.cube, index)]
+        self.mark(broken, PENDING, "overwritten by a worker of a run that had ended")
+        return broken
+
+    def _written_after_receipt(self) -> list[Index]:
+        depth = len(self.cube.shape)
+        late = {
+            index
+            for name in self.cube.data
+            for stored in self.cube.place.list(f"{name}/c")
+            if (index := tuple(int(i) for i in stored.key.split("/")[2 : 2 + depth])) in self._folded_at
+            and stored.modified > self._folded_at[index]
+        }
+        return sorted(late)
+
+    def _accepted(self, key: str) -> Receipt | None:
+        """The receipt, unless it is torn, its cell is done already, or its shards are not all there."""
+        data = self.cube.place.get(key)
+        try:
+            receipt = Receipt.from_bytes(data or b"")
+            ours = receipt.lease == self.lease.number
+            if not ours and self._status[receipt.index] == DONE:
+                return None
+            verify_shards(self.cube.place, receipt.shards, full=not ours)
+        except (ValueError, IndexError, CubeError):
+            return None
+        return receipt
+
+    def _write(self, cells: Mapping[Index, Mapping[str, Any]]) -> None:
+        """Put values of cells into the small arrays, chunk by chunk, `status` after all others."""
+        if not cells:
+            return
+        self.lease.check()
+        by_chunk: dict[Chunk, list[Index]] = defaultdict(list)
+        for index in cells:
+            by_chunk[self._chunk_of(index)].append(index)
+        for chunk, members in by_chunk.items():
+            self._update(chunk, {index: cells[index] for index in members})
+        for index, values in cells.items():
+            self._status[index] = values["status"]
+        self._arrays["status"][...] = self._status
+
+    def _update(self, chunk: Chunk, cells: Mapping[Index, Mapping[str, Any]]) -> None:
+        names = {name for values in cells.values() for name in values} - {"status"}
+        cached = self._chunks.pop(chunk, {})
+        self._chunks[chunk] = cached  # most recently used last
+        while len(self._chunks) > KEPT_CHUNKS:
+            del self._chunks[next(iter(self._chunks))]
+        for name in names:
+            array = self._arrays[name]
+            where = self._region(chunk, array)
+            if name not in cached:
+                cached[name] = np.array(array[where])
+            for index, values in cells.items():
+                if name in values:
+                    local = tuple(i - part.start for i, part in zip(index, where, strict=False))
+                    _assign(cached[name], local, values[name], array.fill_value)
+            array[where] = cached[name]
+
+    def _chunk_of(self, index: Index) -> Chunk:
+        chunks = self._arrays["length"].chunks
+        return tuple(i // n for i, n in zip(index, chunks, strict=True))
+
+    def _region(self, chunk: Chunk, array: "zarr.Array[Any]") -> tuple[slice, ...]:
+        bounds = zip(chunk, self._arrays["length"].chunks, self.cube.shape, strict=True)
+        return tuple(slice(i * n, min((i + 1) * n, size)) for i, n, size in bounds)
+
+
+def _assign(target: npt.NDArray[Any], local: Index, value: Any, fill: Any) -> None:
+    """Set one cell, with fill after the end of what it has."""
+    if isinstance(value, np.ndarray):
+        row = target[local]
+        row[...] = fill
+        row[tuple(slice(n) for n in value.shape)] = value
+    else:
+        target[local] = value

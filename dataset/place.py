@@ -1,0 +1,203 @@
+"""Where a cube lives: a local folder or an object store, through one set of calls (obstore)."""
+
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import LocalStore, from_url
+from zarr.abc.store import Store
+from zarr.core.buffer import Buffer
+from zarr.storage import ObjectStore as ZarrStore
+from zarr.storage import WrapperStore
+
+from ..errors import CubeError
+
+_URL = re.compile(r"^[a-z][a-z0-9+.-]+://")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One object as a listing shows it."""
+
+    key: str
+    size: int
+    modified: float
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder or a prefix of a bucket; pickles as its address."""
+
+    url: str
+
+    @classmethod
+    def at(cls, where: "str | os.PathLike[str] | Place") -> "Place":
+        """A place by path or URL; `file://` is a path too."""
+        if isinstance(where, Place):
+            return where
+        text = os.fspath(where)
+        if text.startswith("file://"):
+            text = text.removeprefix("file://")
+        return cls(text.rstrip("/") if _URL.match(text) else str(Path(text).expanduser().absolute()))
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"url": self.url}
+
+    @cached_property
+    def path(self) -> Path | None:
+        """The local folder, if it is one."""
+        return None if _URL.match(self.url) else Path(self.url)
+
+    @cached_property
+    def objects(self) -> Any:
+        """The store behind it; made on first use, in whichever process asks."""
+        if self.path is not None:
+            return LocalStore(self.path, mkdir=True)
+        plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+        patience: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
+        try:
+            store: Any = from_url(self.url, client_options={"allow_http": plain}, retry_config=patience)
+        except (BaseError, ValueError) as error:
+            raise CubeError(f"{self.url} cannot be opened: {_first_line(error)}") from error
+        return store
+
+    @property
+    def _absent(self) -> bool:
+        """No folder yet: looking into it would create it."""
+        if self.path is None or os.path.isdir(self.url):
+            return False
+        if self.path.exists():
+            raise CubeError(
+                f"{self.url} is a file, not a cube; give the name of a folder, such as {self.url}.zarr"
+            )
+        return True
+
+    def exists(self) -> bool:
+        """Whether anything lies there (asking creates nothing)."""
+        return not self._absent and next(iter(self._batches("")), None) is not None
+
+    def _batches(self, prefix: str) -> Iterable[Any]:
+        return (batch for batch in obstore.list(self.objects, prefix, chunk_size=1000) if batch)
+
+    def get(self, key: str) -> bytes | None:
+        """An object's bytes, None where there is none."""
+        if self._absent:
+            return None
+        try:
+            return bytes(obstore.get(self.objects, key).bytes())
+        except FileNotFoundError:
+            return None
+        except (BaseError, OSError) as error:
+            raise _refused(self, f"reading {key}", error) from error
+
+    def size(self, key: str) -> int | None:
+        """An object's size in bytes, None where there is none."""
+        try:
+            return int(obstore.head(self.objects, key)["size"])
+        except FileNotFoundError:
+            return None
+        except (BaseError, OSError) as error:
+            raise _refused(self, f"looking at {key}", error) from error
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object whole: a reader sees the old one or the new one."""
+        try:
+            obstore.put(self.objects, key, data)
+        except (BaseError, OSError) as error:
+            raise _refused(self, f"writing {key}", error) from error
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object unless it exists; False if it does. Of several at once one succeeds."""
+        try:
+            obstore.put(self.objects, key, data, mode="create")
+        except (AlreadyExistsError, PreconditionError):
+            return False
+        except NotImplementedError:  # no conditional put: the last look is the best there is
+            if self.get(key) is not None:
+                return False
+            self.put(key, data)
+        except (BaseError, OSError) as error:
+            raise _refused(self, f"writing {key}", error) from error
+        return True
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects; one that is gone already is fine."""
+        for key in keys:
+            try:
+                obstore.delete(self.objects, key)
+            except FileNotFoundError:
+                continue
+            except (BaseError, OSError) as error:
+                raise _refused(self, f"removing {key}", error) from error
+
+    def list(self, prefix: str = "") -> list[Stored]:
+        """Every object under a prefix, in order of key."""
+        try:
+            found = [
+                Stored(meta["path"], meta["size"], meta["last_modified"].timestamp())
+                for batch in (() if self._absent else self._batches(prefix))
+                for meta in batch
+            ]
+        except (BaseError, OSError) as error:
+            raise _refused(self, f"listing {prefix or 'it'}", error) from error
+        return sorted(found, key=lambda stored: stored.key)
+
+    def zarr(self, read_only: bool = True) -> ZarrStore[Any]:
+        """The same place as a Zarr store."""
+        return ZarrStore(self.objects, read_only=read_only)
+
+
+def checksum(data: bytes | memoryview) -> int:
+    """CRC-32 of an object, as receipts record it."""
+    return zlib.crc32(data)
+
+
+class GuardedStore(WrapperStore[Store]):
+    """A Zarr store that asks permission right before each put and remembers what it put."""
+
+    def __init__(self, store: Store, place: Place, permit: Callable[[], None]) -> None:
+        super().__init__(store)
+        self._place, self._permit = place, permit
+        self.written: dict[str, tuple[int, int]] = {}
+
+    def _with_store(self, store: Store) -> "GuardedStore":
+        return GuardedStore(store, self._place, self._permit)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Put one shard, if the run still holds the cube."""
+        data = value.to_bytes()
+        self._permit()
+        try:
+            await self._store.set(key, value)
+        except (BaseError, OSError) as error:
+            raise _refused(self._place, f"writing {key}", error) from error
+        self.written[key] = (len(data), checksum(data))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _refused(place: Place, doing: str, error: BaseException) -> CubeError:
+    """The one line for what a disk or a server refused."""
+    text = str(error)
+    if "os error 28" in text or getattr(error, "errno", None) == 28:
+        return CubeError(f"{place}: no space left while {doing}; make room and run the same command again")
+    if "os error 122" in text:
+        return CubeError(
+            f"{place}: disk quota exceeded while {doing}; make room and run the same command again"
+        )
+    if "os error 13" in text or isinstance(error, PermissionError):
+        return CubeError(f"{place}: permission denied while {doing}")
+    return CubeError(f"{place}: {doing} failed: {_first_line(error)}")

@@ -1,0 +1,73 @@
+"""--overwrite: whatever happens in between, there is the old cube or the new one, or a name for what is half done."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import CubeError
+from . import lease as leases
+from .lease import Lease
+from .place import Place
+from .schema import MARK, REPLACING, ROOT
+
+Build = Callable[[Place, Lease], None]
+
+
+def occupied(place: Place) -> bool:
+    """Whether a cube, or a replacement that was not finished, is there."""
+    return place.get(ROOT) is not None
+
+
+def refuse_strangers(place: Place) -> None:
+    """Only an empty place, a cube of ours or what is left of making one may be written to."""
+    data = place.get(ROOT)
+    if data is not None:
+        attrs = json.loads(data).get("attributes", {})
+        if MARK not in attrs and REPLACING not in attrs:
+            raise CubeError(f"{place} is a Zarr store, but not a tempocube cube; it is left alone")
+    elif place.exists() and not place.list(leases.FOLDER):
+        raise CubeError(f"{place} holds files that are not a cube; give the name of a new or empty folder")
+
+
+def replace(place: Place, lease: Lease, build: Build) -> None:
+    """A new cube in place of the old one, under the same lease."""
+    (_rewrite if place.path is None else _swap)(place, lease, build)
+
+
+def _swap(place: Place, lease: Lease, build: Build) -> None:
+    """Build beside, then two renames; a crash between them is finished by `finish_swap`."""
+    new, old = _beside(place)
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    beside = Place.at(new)
+    lease.copy(beside)
+    build(beside, lease)
+    lease.check()
+    with lease.paused():
+        Path(place.url).rename(old)
+        if not Path(place.url).exists():  # else another process that opened it in between has finished for us
+            new.rename(place.url)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def finish_swap(place: Place) -> None:
+    """The second rename of an overwrite that died after the first."""
+    if place.path is None or place.path.exists():
+        return
+    new, _ = _beside(place)
+    if (new / ROOT).exists():
+        new.rename(place.path)
+
+
+def _beside(place: Place) -> tuple[Path, Path]:
+    path = Path(place.url)
+    return path.with_name(path.name + ".replacing"), path.with_name(path.name + ".replaced")
+
+
+def _rewrite(place: Place, lease: Lease, build: Build) -> None:
+    """Without renames: mark the root, remove all but the lease, build; the new root takes the mark away."""
+    mark = {REPLACING: True, "started": lease.number}
+    place.put(ROOT, json.dumps({"zarr_format": 3, "node_type": "group", "attributes": mark}).encode())
+    place.delete(s.key for s in place.list() if s.key != ROOT and not s.key.startswith(leases.FOLDER))
+    build(place, lease)

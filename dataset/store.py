@@ -1,0 +1,249 @@
+"""Driving a cube: take the lease, create, extend or replace it, and keep its index while workers write."""
+
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.storage import StorePath
+
+from ..errors import CubeError
+from . import lease as leases
+from . import replacing
+from .cube import Cube, Index
+from .grid import Cell, Grid
+from .lease import Lease, Permit
+from .ledger import Folded, Ledger
+from .place import Place
+from .schema import (
+    FAILED,
+    MARK,
+    NOT_ASKED,
+    PENDING,
+    QUARANTINED,
+    ROOT,
+    SCHEMA_VERSION,
+    ModelFacts,
+    sizes,
+)
+from .template import Labels, arrays, coordinates, document, resized, root
+from .writing import CellWriter
+
+MOST_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cell to compute: plain values, so that it travels to any worker."""
+
+    url: str
+    lease: int
+    index: Index
+    cell: Cell
+    attempt: int
+
+    def writer(self) -> CellWriter:
+        """What the worker writes the cell with."""
+        place = Place.at(self.url)
+        cube = _opened(place, place.get(ROOT) or b"")
+        return CellWriter(cube, self.index, self.cell, _permit(place, self.lease), self.attempt)
+
+
+class Driver:
+    """The one process that may change a cube's index; a context manager.
+
+    Entering it takes the lease, commits the grid to the cube (a new one, or the one that is there), and folds
+    what a run before left. Leaving it folds once more and gives the lease back.
+    """
+
+    def __init__(
+        self,
+        where: Any,
+        grid: Grid,
+        facts: ModelFacts,
+        prompt_tokens: int,
+        *,
+        overwrite: bool = False,
+        **lease: float,
+    ) -> None:
+        self.place, self.grid = Place.at(where), grid
+        self._facts, self._prompt_tokens = facts, prompt_tokens
+        self._overwrite, self._lease_options = overwrite, lease
+
+    def __enter__(self) -> "Driver":
+        found = None if self._overwrite else Cube.find(self.place)
+        replacing.refuse_strangers(self.place)
+        if found:
+            _must_agree(found, self.grid, self._facts)
+        (found.labels if found else Labels()).extended(
+            self.grid
+        )  # refuses what does not fit before anything is made
+        self.lease = leases.take(self.place, **self._lease_options)
+        try:
+            if self._overwrite and replacing.occupied(self.place):
+                replacing.replace(self.place, self.lease, self._commit)
+            else:
+                self._commit(self.place, self.lease, Cube.find(self.place))
+            self.cube = Cube.open(self.place)
+            self.ledger = Ledger(self.cube, self.lease)
+            self.ledger.fold()
+        except BaseException:
+            self.lease.release()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        try:
+            if kind is None or not issubclass(kind, CubeError):
+                self.ledger.fold()
+                if self.lease.taken_over:
+                    self.ledger.recheck()
+        finally:
+            self.lease.release()
+
+    def todo(self, *, quarantined: bool = False) -> list[Task]:
+        """The grid's cells that are pending, or failed and not yet given up, in cube order."""
+        status, attempts = self.ledger.status(), self.cube.read("attempts")
+        wanted = {PENDING, FAILED, QUARANTINED} if quarantined else {PENDING, FAILED}
+        return [
+            Task(self.place.url, self.lease.number, index, cell, int(attempts[index]) + 1)
+            for index, cell in self.cube.asked(self.grid)
+            if status[index] in wanted and (status[index] != FAILED or attempts[index] < MOST_TRIES)
+        ]
+
+    def fold(self) -> list[Folded]:
+        """Take in what workers have finished since the last call."""
+        return self.ledger.fold()
+
+    def _commit(self, place: Place, lease: Lease, cube: Cube | None = None) -> None:
+        """Make the cube one that has this grid; the last put is what makes it so."""
+        labels = (cube.labels if cube else Labels()).extended(self.grid)
+        lengths = sizes(self.grid, self._facts, self._prompt_tokens)
+        if cube is None:
+            grids: tuple[Grid, ...] = (self.grid,)
+            metas, attrs = (
+                arrays(self.grid, self._facts, labels, lengths),
+                _attributes(self.grid, self._facts),
+            )
+        else:
+            grids = cube.grids if self.grid in cube.grids else (*cube.grids, self.grid)
+            cells = {dim: len(values) for dim, values in labels.dims().items()}
+            grown = {dim: max(size, cube.sizes.get(dim, 0)) for dim, size in lengths.items()}
+            metas = resized(cube.metas, grown | cells)
+            attrs = cube.attrs | {"grid": [grid.to_dict() for grid in grids]}
+        changed = cube is None or (metas, attrs) != (cube.metas, cube.attrs)
+        for name, meta in metas.items():
+            # an extension that died half way leaves arrays ahead of the root: the same loop puts them back
+            if changed or place.get(f"{name}/{ROOT}") != document(meta):
+                place.put(f"{name}/{ROOT}", document(meta))
+        values = coordinates(self.grid, labels, self._facts) if changed else {}
+        for name, value in (values | {"status": _status(cube, grids, labels)}).items():
+            zarr.Array.from_dict(StorePath(place.zarr(read_only=False), name), metas[name])[...] = value
+        if changed:
+            lease.check()
+            place.put(ROOT, root(metas, attrs))
+
+
+@lru_cache(maxsize=4)
+def _opened(place: Place, data: bytes) -> Cube:
+    """The cube behind a root document: workers parse it once, and anew after an extension."""
+    return Cube.parse(place, data)
+
+
+@lru_cache(maxsize=4)
+def _permit(place: Place, number: int) -> Permit:
+    """One permit a run, so that what it saw of the heartbeat is remembered from cell to cell."""
+    return Permit(place, number)
+
+
+def _status(cube: Cube | None, grids: tuple[Grid, ...], labels: Labels) -> npt.NDArray[np.uint8]:
+    """Status of every cell once the grids are asked: what was there stays, what is new is pending.
+
+    Made from the grids, never from what an extension that died may have written.
+    """
+    dims = labels.dims()
+    status = np.full([len(values) for values in dims.values()], NOT_ASKED, dtype=np.uint8)
+    if cube is not None:
+        status[tuple(slice(n) for n in cube.shape)] = cube.status()
+    asked = np.zeros(status.shape, dtype=bool)
+    for grid in grids:
+        mine = Labels().extended(grid)
+        own = mine.dims() | {"prompt": mine.prompt_text}
+        all_of = dims | {"prompt": labels.prompt_text}
+        asked |= _product([np.isin(_plain(all_of[dim]), _plain(own[dim])) for dim in dims])
+    status[asked & (status == NOT_ASKED)] = PENDING
+    status[~asked & (status == PENDING)] = NOT_ASKED
+    return status
+
+
+def _plain(values: tuple[Any, ...]) -> npt.NDArray[Any]:
+    return np.asarray(values)
+
+
+def _product(members: list[npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:
+    out = np.ones((), dtype=bool)
+    for member in members:
+        out = out[..., None] & member
+    return out
+
+
+def _must_agree(cube: Cube, grid: Grid, facts: ModelFacts) -> None:
+    """An extension adds prompts, seeds, modes and values of axes; whatever else differs is listed."""
+    before, now = (
+        cube.grids[0].invariants() | {"model": None},
+        grid.invariants() | {"model": None},
+    )  # its hash decides
+    differences = [
+        f"{name}: {before.get(name)!r} there, {now.get(name)!r} here"
+        for name in before | now
+        if before.get(name) != now.get(name)
+    ]
+    old, new = cube.facts.to_dict(), facts.to_dict()
+    differences += [
+        f"model {name}: {old[name]!r} there, {new[name]!r} here"
+        for name in old
+        if name != "id" and old[name] != new[name]
+    ]
+    if differences:
+        raise CubeError(
+            f"{cube.place} cannot take this grid: {'; '.join(differences)}; "
+            f"give another --out, or --overwrite to replace the cube"
+        )
+
+
+def _attributes(grid: Grid, facts: ModelFacts) -> dict[str, Any]:
+    attention = grid.capture.attention
+    return {
+        MARK: SCHEMA_VERSION,
+        "title": f"tempocube {grid.name}",
+        "coordinates": "prompt_text category",
+        "grid": [grid.to_dict()],
+        "model": facts.to_dict(),
+        "control": grid.control,
+        "captured_layers": _part(attention.layers, facts.layers) if attention else [],
+        "captured_heads": _part(attention.heads, facts.heads) if attention else [],
+        "captured_queries": attention.queries if attention else None,
+        "versions": {
+            name: _version(name) for name in ("tempocube", "numpy", "zarr", "xarray", "mlx", "mlx-lm")
+        },
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _part(part: Any, size: int) -> list[int]:
+    return list(range(size)) if part == "all" else list(part)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

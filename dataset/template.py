@@ -1,0 +1,210 @@
+"""A cube before any data: metadata of every array, coordinates, and the one commit that makes them so.
+
+An array's metadata is a JSON document; it is made once, by Zarr, and afterwards only its shape changes.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import MemoryStore
+
+from ..errors import CubeError
+from . import schema
+from .encoding import attributes, chunk_shape, index_chunks, shard_shape, status_chunks
+from .grid import Grid
+from .schema import CHECKS, INDEX, ModelFacts, Variable
+
+COORDINATE_CHUNK = 4096
+Metas = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The coordinates of the cell dims: what has been asked of a cube so far, in order of arrival."""
+
+    prompt: tuple[str, ...] = ()
+    prompt_text: tuple[str, ...] = ()
+    category: tuple[str, ...] = ()
+    seed: tuple[int, ...] = ()
+    mode: tuple[str, ...] = ()
+    axes: Mapping[str, tuple[Any, ...]] | None = None
+
+    def dims(self) -> dict[str, tuple[Any, ...]]:
+        """Cell dims with their coordinate values."""
+        return {"prompt": self.prompt, "seed": self.seed, "mode": self.mode, **(self.axes or {})}
+
+    def extended(self, grid: Grid) -> "Labels":
+        """These and what the grid adds; prompts are matched by their text."""
+        merged = self._with_prompts(grid)
+        axes = dict(self.axes or {})
+        for name in grid.axes:
+            new = grid.axis_labels(name)
+            old = axes.get(name, ())
+            if old and isinstance(old[0], str) != isinstance(new[0], str):
+                raise CubeError(
+                    f"{name}: the cube's values are {'labels' if isinstance(old[0], str) else 'numbers'}, "
+                    f"the grid's are not; capture this grid into a cube of its own"
+                )
+            axes[name] = _union(old, new)
+        return replace(
+            merged, seed=_union(self.seed, grid.seeds), mode=_union(self.mode, grid.modes), axes=axes
+        )
+
+    def _with_prompts(self, grid: Grid) -> "Labels":
+        ids, texts, categories = list(self.prompt), list(self.prompt_text), list(self.category)
+        at = {text: i for i, text in enumerate(texts)}
+        for prompt in grid.prompts:
+            known = at.get(prompt.text)
+            if known is None:
+                name = prompt.id or f"p{len(ids)}"
+                if name in ids:
+                    raise CubeError(f"prompt id {name!r} is taken by {texts[ids.index(name)]!r} in this cube")
+                at[prompt.text] = len(ids)
+                ids.append(name)
+                texts.append(prompt.text)
+                categories.append(prompt.category)
+            elif categories[known] != prompt.category:
+                raise CubeError(
+                    f"prompt {prompt.text!r} has category {categories[known]!r} in this cube, "
+                    f"{prompt.category!r} in the grid; give it the same one"
+                )
+        return replace(self, prompt=tuple(ids), prompt_text=tuple(texts), category=tuple(categories))
+
+
+def _union(old: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*old, *(value for value in new if value not in old))
+
+
+def arrays(grid: Grid, facts: ModelFacts, labels: Labels, sizes: Mapping[str, int]) -> Metas:
+    """Metadata of every array of a new cube."""
+    cells = {dim: len(values) for dim, values in labels.dims().items()}
+    store = MemoryStore()
+    zarr.create_group(store)
+    for name, values in coordinates(grid, labels, facts).items():
+        dims = ("prompt",) if name in ("prompt_text", "category") else (name,)
+        _create(store, name, values.shape, values.dtype, None, (COORDINATE_CHUNK,), dims)
+    for variable in INDEX:
+        chunks = status_chunks(cells) if variable.name == "status" else index_chunks(cells)
+        _create_variable(
+            store, variable, cells, sizes, chunks=(*chunks, *(sizes[dim] for dim in variable.dims))
+        )
+    ones = (1,) * len(cells)
+    for variable in schema.data_variables(grid):
+        chunk, shard = chunk_shape(variable, dict(sizes)), shard_shape(variable, dict(sizes))
+        _create_variable(store, variable, cells, sizes, chunks=(*ones, *chunk), shards=(*ones, *shard))
+    names = [name for name in sync(_names(store)) if name.endswith("/zarr.json")]
+    return {name.removesuffix("/zarr.json"): json.loads(_read(store, name)) for name in sorted(names)}
+
+
+def resized(metas: Metas, sizes: Mapping[str, int]) -> Metas:
+    """The same arrays for other lengths of their dims; chunks and shards stay as they are."""
+    return {
+        name: meta
+        | {
+            "shape": [
+                sizes.get(dim, n) for dim, n in zip(meta["dimension_names"], meta["shape"], strict=True)
+            ]
+        }
+        for name, meta in metas.items()
+    }
+
+
+def coordinates(grid: Grid, labels: Labels, facts: ModelFacts) -> dict[str, npt.NDArray[Any]]:
+    """Values of every coordinate."""
+    text = {"prompt_text": labels.prompt_text, "category": labels.category}
+    made: dict[str, npt.NDArray[Any]] = {
+        name: np.asarray(values, dtype=object if isinstance(values[0], str) else None)
+        for name, values in (labels.dims() | text).items()
+    }
+    made |= {
+        "layer": np.arange(facts.layers, dtype=np.int32),
+        "residual_layer": np.arange(facts.layers + 1, dtype=np.int32),
+        "head": np.arange(facts.heads, dtype=np.int32),
+        "check": np.asarray(CHECKS, dtype=object),
+    }
+    if grid.capture.project:
+        made["trait"] = np.asarray(list(grid.capture.project), dtype=object)
+    if grid.capture.internals:
+        chosen = grid.capture.neurons
+        made["neuron"] = np.asarray(range(facts.neurons) if chosen == "all" else chosen, dtype=np.int32)
+    return made
+
+
+def root(metas: Metas, attrs: Mapping[str, Any]) -> bytes:
+    """The document whose put is the commit: attributes and the metadata of all arrays."""
+    inline = {"kind": "inline", "must_understand": False, "metadata": metas}
+    return document(
+        {"zarr_format": 3, "node_type": "group", "attributes": attrs, "consolidated_metadata": inline}
+    )
+
+
+def document(content: Mapping[str, Any]) -> bytes:
+    """A metadata document as it is stored."""
+    return json.dumps(content, ensure_ascii=False, indent=1).encode()
+
+
+def _create_variable(
+    store: MemoryStore, variable: Variable, cells: Mapping[str, int], sizes: Mapping[str, int], **how: Any
+) -> None:
+    shape = (*cells.values(), *(sizes[dim] for dim in variable.dims))
+    dims = (*cells, *variable.dims)
+    _create(
+        store,
+        variable.name,
+        shape,
+        variable.dtype,
+        variable.fill,
+        how["chunks"],
+        dims,
+        how.get("shards"),
+        attributes(variable),
+    )
+
+
+def _create(
+    store: MemoryStore,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: Any,
+    fill: Any,
+    chunks: tuple[int, ...],
+    dims: tuple[str, ...],
+    shards: tuple[int, ...] | None = None,
+    attrs: Mapping[str, Any] | None = None,
+) -> None:
+    text = dtype == "string" or dtype == np.dtype(object)
+    codecs: list[Any] = [BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Zarr says of strings concerns fixed-length ones
+        zarr.create_array(
+            store,
+            name=name,
+            shape=shape,
+            dtype="string" if text else dtype,
+            fill_value=("" if text else 0) if fill is None else fill,
+            chunks=chunks,
+            shards=shards,
+            compressors=ZstdCodec(level=3, checksum=True) if text else codecs,
+            dimension_names=dims,
+            attributes=dict(attrs or {}),
+        )
+
+
+async def _names(store: MemoryStore) -> list[str]:
+    return [name async for name in store.list()]
+
+
+def _read(store: MemoryStore, name: str) -> bytes:
+    found = sync(store.get(name, default_buffer_prototype()))
+    if found is None:
+        raise KeyError(name)
+    return found.to_bytes()

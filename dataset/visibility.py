@@ -1,0 +1,55 @@
+"""Who sees whom: the one definition that engine, checks, statistics and explorer share.
+
+A slot is one token that was fed, in physical order; `slot_step` is the step whose set it belongs to
+(prompt -1, no such slot -2), and the order within a set is the rank of its tokens.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+MODES = ("isolated", "causal", "visible", "single")
+
+PROMPT = -1  # slot_step of a prompt token
+NO_SLOT = -2  # slot_step beyond the end of an experiment
+NEVER = -1  # pruned_at of a slot that stays
+
+Ints = npt.NDArray[np.integer]
+Mask = npt.NDArray[np.bool_]
+
+
+def existence(slot_step: Ints) -> Mask:
+    """(query, key): the key had been fed when the query's row was computed, whether it may be seen or not.
+
+    A set is fed together, so its members exist for each other; a prompt row knows no later key.
+    """
+    step = np.asarray(slot_step)
+    order = np.arange(step.size)
+    earlier = order[None, :] <= order[:, None]
+    same_set = (step[None, :] == step[:, None]) & (step[None, :] >= 0)
+    real = step > NO_SLOT
+    return np.asarray((earlier | same_set) & real[None, :] & real[:, None])
+
+
+def visibility(mode: str, logical: Ints, slot_step: Ints, pruned_at: Ints, window: int | None = None) -> Mask:
+    """(query, key): True where the query may see the key.
+
+    Earlier positions are visible in every mode. Among siblings, `isolated` sees only itself, `causal` also
+    those ranked above it, `visible` all of them, both ways; a set of `single` has one member. A key pruned
+    at step t is hidden from rows of step t on. `window` counts logical positions, the query's included.
+    """
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r}; there are {', '.join(MODES)}")
+    step, position, gone = np.asarray(slot_step), np.asarray(logical), np.asarray(pruned_at)
+    order = np.arange(step.size)
+    sibling = (step[None, :] == step[:, None]) & (step[None, :] >= 0)
+    if mode == "isolated":
+        may = order[None, :] == order[:, None]
+    elif mode == "visible":
+        may = np.ones((step.size, step.size), dtype=bool)
+    else:
+        may = order[None, :] <= order[:, None]
+    seen = existence(step) & (~sibling | may)
+    seen &= ~((gone[None, :] >= 0) & (step[:, None] >= gone[None, :]))
+    if window is not None:
+        seen &= position[:, None] - position[None, :] < window
+    return np.asarray(seen)

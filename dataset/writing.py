@@ -1,0 +1,233 @@
+"""What a worker writes of one cell: blocks of rows into shards of its own, then one small receipt."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from safetensors.numpy import load, save
+
+from ..errors import CubeError
+from .cube import Cube, Index
+from .digest import Digest, path_digest
+from .encoding import encode, row_axis
+from .grid import Cell
+from .lease import Permit
+from .place import GuardedStore, Place, checksum
+from .schema import BLOCK, DONE, FAILED, INDEX, Variable
+from .visibility import NEVER
+
+RECEIPTS = "status/run/receipts"  # inside an array's folder, where no Zarr reader lists
+_DRIVERS_OWN = ("status", "attempts", "error")
+_REQUIRED = ("token", "logical", "slot_step", "width")
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """All the index needs of one try at one cell; the big arrays it vouches for by size and checksum."""
+
+    index: Index
+    lease: int
+    values: Mapping[str, Any]
+    shards: Mapping[str, tuple[int, int]]
+
+    def to_bytes(self) -> bytes:
+        """As it lies in the cube until the driver has folded it in."""
+        arrays = {name: value for name, value in self.values.items() if isinstance(value, np.ndarray)}
+        plain = {name: value for name, value in self.values.items() if name not in arrays}
+        about = {"index": self.index, "lease": self.lease, "values": plain, "shards": self.shards}
+        return save(arrays, metadata={"receipt": json.dumps(about)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Receipt":
+        """Read one back; ValueError where the bytes are no receipt."""
+        try:
+            arrays = load(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            about = json.loads(header["__metadata__"]["receipt"])
+            shards = {key: (size, crc) for key, (size, crc) in about["shards"].items()}
+            return cls(tuple(about["index"]), about["lease"], about["values"] | arrays, shards)
+        except Exception as error:
+            raise ValueError(f"not a receipt: {error}") from error
+
+    @property
+    def key(self) -> str:
+        """Where it lies: one object a cell, so that a second try replaces the first."""
+        return f"{RECEIPTS}/{'-'.join(map(str, self.index))}.safetensors"
+
+
+class CellWriter:
+    """Writes one cell; nothing counts until `finish` (or `fail`) has left the receipt.
+
+    Blocks come in order, 64 rows each, the last one shorter: a finished block is a finished shard, which
+    nobody touches again. A block has the dims of its variable, with the captured layers and heads only.
+    """
+
+    def __init__(self, cube: Cube, index: Index, cell: Cell, permit: Permit, attempt: int = 1) -> None:
+        self.cube, self.index, self.cell, self.attempt = cube, index, cell, attempt
+        self._permit = permit
+        self._store = GuardedStore(cube.place.zarr(read_only=False), cube.place, permit.check)
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._rows: dict[str, int] = {}
+        self._digest = Digest()
+
+    def write(self, name: str, block: Array, start: int) -> None:
+        """Write rows start, start + 1, ... of a big array; log weights or log-probabilities where packed."""
+        variable = self.cube.data[name]
+        axis = row_axis(variable)
+        self._must_line_up(variable, start, block.shape[axis])
+        stored = self._stored(variable, block)
+        self._digest.block(variable, stored)
+        self._rows[name] = start + block.shape[axis]
+        whole = self._spread(variable, stored, start)
+        rows = (slice(None),) * axis + (slice(start, start + whole.shape[axis]),)
+        self._array(name)[(*self.index, *rows)] = whole
+
+    def finish(
+        self, small: Mapping[str, Any], *, applied_mode: str | None = None, failed: str = ""
+    ) -> Receipt:
+        """Check that all of it is there and leave the receipt; `failed` names a check that was not passed."""
+        values = self._small(small)
+        self._must_be_complete(values)
+        cell, facts = self.cell, self.cube.facts
+        values["digest"] = self._digest.finish(values, tuple(self.cube.data))
+        values["path_digest"] = path_digest(
+            cell.prompt, facts.sha256, cell.control, cell.ablate, applied_mode or cell.mode, values
+        )
+        return self._leave(
+            values | {"status": FAILED if failed else DONE, "error": failed, "attempts": self.attempt}
+        )
+
+    def fail(self, reason: str, worker: str = "") -> Receipt:
+        """Leave word that this try went wrong; nothing it wrote counts."""
+        self._store.written.clear()
+        empty = self._small({name: np.zeros(0, np.int32) for name in _REQUIRED})
+        told = {"status": FAILED, "error": reason, "attempts": self.attempt, "worker": worker}
+        return self._leave(empty | told | {"digest": "", "path_digest": ""})
+
+    def _leave(self, values: Mapping[str, Any]) -> Receipt:
+        self._clear_older_tries()
+        verify_shards(self.cube.place, self._store.written)
+        receipt = Receipt(self.index, self._permit.number, values, dict(self._store.written))
+        self._permit.check()
+        self.cube.place.put(receipt.key, receipt.to_bytes())
+        return receipt
+
+    def _clear_older_tries(self) -> None:
+        """Shards that a longer try left before it was killed would pass for rows of this one."""
+        place = self.cube.place
+        mine = "/".join(map(str, self.index))
+        for name in self.cube.data:
+            left = [
+                stored.key
+                for stored in place.list(f"{name}/c/{mine}")
+                if stored.key not in self._store.written
+            ]
+            place.delete(left)
+
+    def _array(self, name: str) -> "zarr.Array[Any]":
+        if name not in self._arrays:
+            self._arrays[name] = self.cube.array(name, self._store)
+        return self._arrays[name]
+
+    def _must_line_up(self, variable: Variable, start: int, rows: int) -> None:
+        """Refuse a block that would share a shard with another write."""
+        here = f"{variable.name} of cell {self.index}"
+        done, size = self._rows.get(variable.name, 0), self.cube.sizes[variable.dims[row_axis(variable)]]
+        if start % BLOCK:
+            raise ValueError(
+                f"{here}: rows must begin at a multiple of {BLOCK}, got {start}: two writes would race"
+            )
+        if start != done:
+            raise ValueError(
+                f"{here}: the next row is {done}, got {start}; after a short block nothing may follow"
+            )
+        if not 0 < rows <= BLOCK:
+            raise ValueError(f"{here}: a block has 1 to {BLOCK} rows, got {rows}")
+        if start + rows > size:
+            raise ValueError(f"{here}: rows to {start + rows} do not fit in {size}")
+
+    def _stored(self, variable: Variable, block: Array) -> Array:
+        """The block as its shard holds it, after a look at its shape."""
+        rows, captured = row_axis(variable), self.cube.captured(variable)
+        want = [len(captured[dim]) if dim in captured else self.cube.sizes[dim] for dim in variable.dims]
+        fits = block.ndim == len(want) and all(
+            axis == rows or have == size or (dim == "key" and have < size)
+            for axis, (dim, have, size) in enumerate(zip(variable.dims, block.shape, want, strict=True))
+        )
+        if not fits:
+            raise ValueError(
+                f"{variable.name}: a block of shape {block.shape} does not fit {variable.dims} {want}"
+            )
+        return encode(block, variable.codec) if variable.codec else np.asarray(block, np.float32)
+
+    def _spread(self, variable: Variable, stored: Array, start: int) -> Array:
+        """The whole shard: fill where nothing was asked for, and below the last row and key.
+
+        Writing all of it, never a part, keeps rows of an earlier try that was killed from showing through.
+        """
+        rows, captured = row_axis(variable), self.cube.captured(variable)
+        shape = [self.cube.sizes[dim] for dim in variable.dims]
+        shape[rows] = min(BLOCK, shape[rows] - start)
+        if tuple(shape) == stored.shape:
+            return stored
+        out = np.full(shape, variable.fill, dtype=stored.dtype)
+        if captured:
+            out[
+                np.ix_(
+                    *(
+                        captured.get(dim, np.arange(n))
+                        for dim, n in zip(variable.dims, stored.shape, strict=True)
+                    )
+                )
+            ] = stored
+        else:
+            out[tuple(slice(n) for n in stored.shape)] = stored
+        return out
+
+    def _small(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Every small variable, in its dtype, with fill for what was not given."""
+        known = {variable.name: variable for variable in INDEX if variable.name not in _DRIVERS_OWN}
+        if strange := [name for name in given if name not in known]:
+            raise ValueError(f"no such variable of the index: {', '.join(strange)}")
+        if absent := [name for name in _REQUIRED if name not in given]:
+            raise ValueError(f"a cell cannot be finished without {', '.join(absent)}")
+        sizes = self.cube.sizes | {"slot": len(given["token"]), "step": len(given["width"])}
+        values: dict[str, Any] = {}
+        for name, variable in known.items():
+            shape = tuple(sizes[dim] for dim in variable.dims)
+            value = given.get(name, NEVER if name == "pruned_at" else variable.fill)
+            if variable.dims:
+                value = np.ascontiguousarray(np.broadcast_to(np.asarray(value, variable.dtype), shape))
+            values[name] = value
+        return values | {"length": sizes["slot"]}
+
+    def _must_be_complete(self, values: Mapping[str, Any]) -> None:
+        length, sets = values["length"], len(values["width"])
+        if length > self.cube.sizes["slot"] or sets > self.cube.sizes["step"]:
+            raise ValueError(f"cell {self.index}: {length} slots and {sets} sets do not fit in the cube")
+        for name, variable in self.cube.data.items():
+            want = sets if variable.dims[row_axis(variable)] == "step" else length
+            if self._rows.get(name, 0) != want:
+                raise ValueError(f"cell {self.index}: {name} has {self._rows.get(name, 0)} of {want} rows")
+
+
+def verify_shards(place: Place, shards: Mapping[str, tuple[int, int]], *, full: bool | None = None) -> None:
+    """Presence and size of every shard; `full` (the default where reading is cheap) its checksum too."""
+    for key, (size, crc) in shards.items():
+        if full if full is not None else place.path is not None:
+            data = place.get(key)
+            found = None if data is None else len(data)
+            if data is not None and found == size and checksum(data) != crc:
+                raise CubeError(f"{place}: shard {key} is not what was written")
+        else:
+            found = place.size(key)
+        if found != size:
+            raise CubeError(
+                f"{place}: shard {key} " + ("is missing" if found is None else f"has {found} of {size} bytes")
+            )

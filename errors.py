@@ -1,0 +1,19 @@
+"""The errors a user can meet; each message is one line that says what is wrong and what would be right."""
+
+
+class TempoError(Exception):
+    """Anything tempocube refuses or gives up on; `exit_code` is what a command ends with."""
+
+    exit_code = 2
+
+
+class BadInput(TempoError):
+    """A grid file, an option or a path that cannot be used as it is."""
+
+
+class CubeError(TempoError):
+    """A cube that is not one, is damaged, or cannot take what is asked of it."""
+
+
+class LeaseError(TempoError):
+    """Another driver holds the cube, or this one has lost it."""

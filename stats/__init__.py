@@ -1,0 +1,1 @@
+"""The answers: from a cube to measures, from measures to honest conclusions."""
