@@ -3,7 +3,7 @@
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -85,10 +85,19 @@ class Place:
 
     def exists(self) -> bool:
         """Whether anything lies there (asking creates nothing)."""
-        return not self._absent and next(iter(self._batches("")), None) is not None
+        return next(self._listed(""), None) is not None
 
-    def _batches(self, prefix: str) -> Iterable[Any]:
-        return (batch for batch in obstore.list(self.objects, prefix, chunk_size=1000) if batch)
+    def _listed(self, prefix: str) -> Iterator[Any]:
+        """Every object under a prefix, a request at a time."""
+        if self._absent:
+            return
+        try:
+            for batch in obstore.list(self.objects, prefix, chunk_size=1000):
+                yield from batch
+        except FileNotFoundError:  # the folder was removed in between
+            return
+        except (BaseError, OSError) as error:
+            raise _refused(self, "listing it", error) from error
 
     def get(self, key: str) -> bytes | None:
         """An object's bytes, None where there is none."""
@@ -143,14 +152,10 @@ class Place:
 
     def list(self, prefix: str = "") -> list[Stored]:
         """Every object under a prefix, in order of key."""
-        try:
-            found = [
-                Stored(meta["path"], meta["size"], meta["last_modified"].timestamp())
-                for batch in (() if self._absent else self._batches(prefix))
-                for meta in batch
-            ]
-        except (BaseError, OSError) as error:
-            raise _refused(self, f"listing {prefix or 'it'}", error) from error
+        found = (
+            Stored(meta["path"], meta["size"], meta["last_modified"].timestamp())
+            for meta in self._listed(prefix)
+        )
         return sorted(found, key=lambda stored: stored.key)
 
     def zarr(self, read_only: bool = True) -> ZarrStore[Any]:
@@ -184,20 +189,26 @@ class GuardedStore(WrapperStore[Store]):
             raise _refused(self._place, f"writing {key}", error) from error
         self.written[key] = (len(data), checksum(data))
 
+    async def delete(self, key: str) -> None:
+        """Zarr removes a shard without any value instead of writing it."""
+        self._permit()
+        await self._store.delete(key)
+
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    text = str(error).strip()
+    told = re.search(r"<Message>(.*?)</Message>", text)  # what an S3 server says of it
+    return told[1] if told else (text.splitlines() or [type(error).__name__])[0]
 
 
 def _refused(place: Place, doing: str, error: BaseException) -> CubeError:
     """The one line for what a disk or a server refused."""
     text = str(error)
-    if "os error 28" in text or getattr(error, "errno", None) == 28:
-        return CubeError(f"{place}: no space left while {doing}; make room and run the same command again")
-    if "os error 122" in text:
-        return CubeError(
-            f"{place}: disk quota exceeded while {doing}; make room and run the same command again"
-        )
-    if "os error 13" in text or isinstance(error, PermissionError):
-        return CubeError(f"{place}: permission denied while {doing}")
-    return CubeError(f"{place}: {doing} failed: {_first_line(error)}")
+    causes = {
+        "os error 28": "no space left; make room and run the same command again",
+        "os error 122": "disk quota exceeded; make room and run the same command again",
+        "os error 13": "permission denied",
+        "os error 30": "the file system is read-only",
+    }
+    cause = next((told for sign, told in causes.items() if sign in text), _first_line(error))
+    return CubeError(f"{place}: {doing} failed: {cause}")

@@ -22,12 +22,20 @@ def occupied(place: Place) -> bool:
 def refuse_strangers(place: Place) -> None:
     """Only an empty place, a cube of ours or what is left of making one may be written to."""
     data = place.get(ROOT)
+    if _ours(data) or place.list(leases.FOLDER):
+        return
     if data is not None:
-        attrs = json.loads(data).get("attributes", {})
-        if MARK not in attrs and REPLACING not in attrs:
-            raise CubeError(f"{place} is a Zarr store, but not a tempocube cube; it is left alone")
-    elif place.exists() and not place.list(leases.FOLDER):
+        raise CubeError(f"{place} has a zarr.json, but is not a tempocube cube; it is left alone")
+    if place.exists():
         raise CubeError(f"{place} holds files that are not a cube; give the name of a new or empty folder")
+
+
+def _ours(data: bytes | None) -> bool:
+    try:
+        attrs = json.loads(data or b"")["attributes"]
+        return MARK in attrs or REPLACING in attrs
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def replace(place: Place, lease: Lease, build: Build) -> None:

@@ -194,7 +194,7 @@ def cell_dims(grid: Grid) -> tuple[str, ...]:
 def capacity(grid: Grid, prompt_tokens: int) -> int:
     """Slots that the longest experiment of a grid can need."""
     most = prompt_tokens + grid.generated_slots
-    return most if grid.max_slots is None else min(most, max(grid.max_slots, prompt_tokens))
+    return most if grid.max_slots is None else min(most, grid.max_slots)
 
 
 def sizes(grid: Grid, facts: ModelFacts, prompt_tokens: int) -> dict[str, int]:

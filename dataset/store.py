@@ -17,6 +17,7 @@ from ..errors import CubeError
 from . import lease as leases
 from . import replacing
 from .cube import Cube, Index
+from .fit import must_fit
 from .grid import Cell, Grid
 from .lease import Lease, Permit
 from .ledger import Folded, Ledger
@@ -77,6 +78,7 @@ class Driver:
         self._overwrite, self._lease_options = overwrite, lease
 
     def __enter__(self) -> "Driver":
+        must_fit(self.grid, self._facts, self._prompt_tokens)
         found = None if self._overwrite else Cube.find(self.place)
         replacing.refuse_strangers(self.place)
         if found:

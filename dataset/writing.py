@@ -99,6 +99,7 @@ class CellWriter:
         values["path_digest"] = path_digest(
             cell.prompt, facts.sha256, cell.control, cell.ablate, applied_mode or cell.mode, values
         )
+        self._clear_older_tries()
         return self._leave(
             values | {"status": FAILED if failed else DONE, "error": failed, "attempts": self.attempt}
         )
@@ -111,7 +112,6 @@ class CellWriter:
         return self._leave(empty | told | {"digest": "", "path_digest": ""})
 
     def _leave(self, values: Mapping[str, Any]) -> Receipt:
-        self._clear_older_tries()
         verify_shards(self.cube.place, self._store.written)
         receipt = Receipt(self.index, self._permit.number, values, dict(self._store.written))
         self._permit.check()
@@ -120,15 +120,11 @@ class CellWriter:
 
     def _clear_older_tries(self) -> None:
         """Shards that a longer try left before it was killed would pass for rows of this one."""
-        place = self.cube.place
-        mine = "/".join(map(str, self.index))
-        for name in self.cube.data:
-            left = [
-                stored.key
-                for stored in place.list(f"{name}/c/{mine}")
-                if stored.key not in self._store.written
-            ]
-            place.delete(left)
+        folders = [f"{name}/c/{'/'.join(map(str, self.index))}" for name in self.cube.data]
+        there = [stored.key for folder in folders for stored in self.cube.place.list(folder)]
+        if left := [key for key in there if key not in self._store.written]:
+            self._permit.check()
+            self.cube.place.delete(left)
 
     def _array(self, name: str) -> "zarr.Array[Any]":
         if name not in self._arrays:

@@ -1,0 +1,306 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from cubes import PROMPT_TOKENS, digests, facts, fill, grid, write
+
+from tempocube.dataset.cube import Cube
+from tempocube.dataset.reading import open_cube
+from tempocube.dataset.schema import DONE, NOT_ASKED, PENDING, STATUS
+from tempocube.dataset.store import Driver
+from tempocube.dataset.verify import verify
+from tempocube.errors import BadInput, CubeError
+
+
+def counts(where):
+    return {name: n for name, n in verify(where).counts.items() if n}
+
+
+def test_a_grid_becomes_a_cube_that_verifies(where):
+    cube = fill(where, grid())
+    assert counts(where) == {"done": 8}
+    assert verify(where).ok
+    read = open_cube(where)
+    assert read.attention.dims == ("prompt", "seed", "mode", "layer", "head", "query", "key")
+    assert read.prompt.values.tolist() == ["p0", "p1"]
+    assert read.prompt_text.values.tolist() == ["prompt 0", "prompt 1"]
+    assert read.category.values.tolist() == ["first", "first"]
+    assert read.attention.sel(mode="visible", layer=1).sum("key").max() == pytest.approx(1, abs=0.01)
+    assert read.sizes["slot"] == int(read.length.max()) < cube.sizes["slot"]
+    assert open_cube(where, trim=False).sizes["slot"] == cube.sizes["slot"]
+
+
+def test_nobody_needs_our_package_to_open_a_cube(where):
+    fill(where, grid(threshold=[0.1, {"start": 0.3, "end": 0.1}]))
+    with xr.open_zarr(where) as plain:
+        assert plain.log_attention.dims[:4] == ("prompt", "seed", "mode", "threshold")
+        assert set(plain.threshold.values.tolist()) == {"0.1", "linear 0.3-0.1"}
+        assert set(np.unique(plain.status)) == {DONE}
+        assert {"category", "prompt_text"} <= set(plain.coords)
+    with xr.open_zarr(where, consolidated=False) as plain:  # lists the store, and meets no stranger in it
+        assert set(np.unique(plain.status)) == {DONE}
+
+
+def test_strings_can_be_compared_and_mixed_with_missing_values(where):
+    fill(where, grid())
+    read = open_cube(where)
+    assert read.where(read.category == "first", drop=True).sizes["prompt"] == 2
+    frame = read[["length", "text"]].to_dataframe()
+    assert frame["text"].str.startswith("prompt").all()
+
+
+def test_the_same_grid_again_has_nothing_left_and_changes_nothing(where):
+    fill(where, grid())
+    before, root = digests(where), Cube.open(where).attrs
+    with Driver(where, grid(), facts(), PROMPT_TOKENS) as run:
+        assert run.todo() == []
+    assert digests(where) == before
+    assert Cube.open(where).attrs == root
+
+
+def test_a_cube_grows_by_prompts_seeds_and_a_lower_threshold(where):
+    """Old cells keep their bytes, what the new grid asks is pending, the rest is not asked."""
+    fill(where, grid(10, threshold=[0.2]))
+    before, old = digests(where), Cube.open(where)
+    more = grid(20, threshold=[0.2, 0.05], seeds=[3])
+    with Driver(where, more, facts(), PROMPT_TOKENS + 3) as run:
+        cube = run.cube
+        assert cube.shape == (20, 3, 2, 2)
+        assert cube.sizes["slot"] == PROMPT_TOKENS + 3 + 6 * 16 > old.sizes["slot"]
+        assert len(run.todo()) == 20 * 1 * 2 * 2
+    assert counts(where) == {"done": 40, "pending": 80, "not asked": 120}
+    assert digests(where) == before
+    assert [p for p in verify(where).problems] == []
+    for name, meta in old.metas.items():
+        assert cube.metas[name]["chunk_grid"] == meta["chunk_grid"]
+    fill(where, more)
+    assert counts(where) == {"done": 120, "not asked": 120}
+    with Driver(where, grid(10, threshold=[0.2]), facts(), PROMPT_TOKENS) as run:
+        assert run.todo() == []
+        assert len(run.cube.grids) == 2
+
+
+def test_what_was_not_asked_becomes_pending_when_a_later_grid_asks_it(where):
+    fill(where, grid(1, seeds=[1]))
+    fill(where, grid(2, seeds=[2]))
+    assert counts(where) == {"done": 6, "not asked": 2}
+    with Driver(where, grid(2, seeds=[1, 2]), facts(), PROMPT_TOKENS) as run:
+        assert [(task.cell.prompt, task.cell.seed) for task in run.todo()] == [("prompt 1", 1)] * 2
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"max_slots": 50}, "max_slots: None there, 50 here"),
+        ({"threshold": 0.2}, "threshold: 0.1 there, 0.2 here"),
+        ({"threshold": [0.1]}, "axes"),
+        ({"storage": {"attention": "float32"}}, "storage.attention: 'log16' there, 'float32' here"),
+        ({"control": "clone"}, "control: None there, 'clone' here"),
+        ({"prompts": {"second": ["prompt 0"]}}, "category 'first' in this cube, 'second' in the grid"),
+    ],
+)
+def test_any_other_difference_is_refused_with_the_differences_listed(tmp_path, other, named):
+    where = tmp_path / "a.zarr"
+    fill(where, grid())
+    before = snapshot(where)
+    with pytest.raises(CubeError, match="there|in this cube") as refused, Driver(where, grid(**other), facts(), 5):
+        pass
+    assert named in str(refused.value)
+    assert snapshot(where) == before
+
+
+def test_another_model_is_refused_the_same_one_elsewhere_is_not(tmp_path):
+    fill(tmp_path / "a.zarr", grid())
+    with pytest.raises(CubeError, match="model heads: 3 there, 4 here"), Driver(tmp_path / "a.zarr", grid(), facts(heads=4), 5):
+        pass
+    fill(tmp_path / "a.zarr", grid(model="some-org/the-same-model"))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"capture": {"attention": {"layers": [0, 7]}}}, "capture.attention.layers: the model has layers 0 to 1, got 7"),
+        ({"capture": {"attention": {"heads": [3]}}}, "capture.attention.heads: the model has heads 0 to 2, got 3"),
+        ({"capture": {"internals": [2]}}, "capture.internals: the model has layers 0 to 1, got 2"),
+        ({"capture": {"internals": [1], "neurons": [24]}}, "capture.neurons: the model has neurons 0 to 23, got 24"),
+        ({"ablate": ["L1H5"]}, "ablate: the model has heads 0 to 2, got 5"),
+        ({"ablate": [["L0H0"], ["L2.mlp"]]}, "ablate: the model has layers 0 to 1, got 2"),
+        ({"prune": {"threshold": 0.1, "layers": [9]}}, "prune.layers: the model has layers 0 to 1, got 9"),
+        ({"max_slots": 3}, "max_slots: 3 slots do not hold the longest prompt, 5 tokens, and one more"),
+    ],
+)
+def test_a_grid_that_does_not_fit_the_model_is_refused_and_nothing_created(tmp_path, options, named):
+    with pytest.raises(BadInput) as refused, Driver(tmp_path / "a.zarr", grid(**options), facts(), PROMPT_TOKENS):
+        pass
+    assert named in str(refused.value)
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_overwrite_gives_a_new_cube(where):
+    fill(where, grid())
+    other = grid(1, threshold=0.3)
+    with Driver(where, other, facts(), PROMPT_TOKENS, overwrite=True) as run:
+        assert len(run.todo()) == 4
+        for task in run.todo():
+            write(task, facts())
+    assert counts(where) == {"done": 4}
+    assert Cube.open(where).grids == (other,)
+
+
+def test_the_index_can_be_marked_by_the_driver(where):
+    with Driver(where, grid(), facts(), PROMPT_TOKENS) as run:
+        first, second, *_ = run.todo()
+        run.ledger.mark([first.index], STATUS.index("quarantined"), "killed its worker twice", attempts=2)
+        run.ledger.mark([second.index], PENDING, "lost with its worker", attempts=1)
+    with Driver(where, grid(), facts(), PROMPT_TOKENS) as run:
+        todo = {task.index: task.attempt for task in run.todo()}
+        assert first.index not in todo
+        assert todo[second.index] == 2
+        assert first.index in {task.index for task in run.todo(quarantined=True)}
+    assert "killed its worker twice" in str(verify(where).problems[0])
+
+
+def snapshot(folder):
+    """Every file that is not part of a lease, with its bytes."""
+    files = [p for p in Path(folder).rglob("*") if p.is_file() and "lease" not in p.parts]
+    return {str(p): p.read_bytes() for p in files}
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "zarr", "torn", "other schema"])
+def test_what_is_not_a_cube_is_left_alone(tmp_path, what):
+    path = tmp_path / "a.zarr"
+    if what == "file":
+        path.write_text("notes")
+    else:
+        path.mkdir()
+        root = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+        if what == "other schema":
+            root["attributes"] = {"tempocube_schema": 99, "versions": {"tempocube": "9.9"}}
+        content = {"folder": "notes", "torn": '{"zarr'}.get(what) or json.dumps(root)
+        (path / ("notes.txt" if what == "folder" else "zarr.json")).write_text(content)
+    before = sorted((p, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file())
+    for overwrite in (False, True) if what != "other schema" else (False,):
+        with pytest.raises(CubeError) as refused, Driver(path, grid(), facts(), 5, overwrite=overwrite):
+            pass
+        assert str(path) in str(refused.value)
+        assert "\n" not in str(refused.value)
+    assert sorted((p, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()) == before
+
+
+def test_looking_for_a_cube_creates_nothing(tmp_path):
+    for look in (open_cube, Cube.open, verify):
+        with pytest.raises(CubeError, match="no cube there"):
+            look(tmp_path / "deep" / "a.zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bucket_that_is_not_there_is_one_line(s3):
+    with pytest.raises(CubeError, match="bucket does not exist") as refused, Driver("s3://nowhere/a.zarr", grid(), facts(), 5):
+        pass
+    assert "\n" not in str(refused.value)
+    with pytest.raises(CubeError, match="nonsense://x"):
+        open_cube("nonsense://x/a.zarr")
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_after_space_is_made(tmp_path):
+    """On a file system of its own, too small for the cube."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", mount], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {made.stderr.strip()}")
+    try:
+        ballast = mount / "ballast"
+        ballast.write_bytes(b"\0" * 300_000)
+        asked, model, where = grid(4, max_tokens=60), facts(), mount / "a.zarr"
+        with pytest.raises(CubeError, match=r"no space left; make room and run the same command again"), Driver(where, asked, model, PROMPT_TOKENS) as run:
+            for task in run.todo():
+                write(task, model)
+                run.fold()
+        ballast.unlink()
+        subprocess.run(["mount", "-o", "remount,size=20m", mount], check=True)
+        assert 0 < counts(where)["done"] < 16
+        assert verify(where).problems == []
+        fill(where, asked, model)
+        assert verify(where).ok
+        assert digests(where) == digests(fill(tmp_path / "roomy.zarr", asked, model).place)
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
+def test_ten_thousand_cells_open_list_and_fold_in_seconds(tmp_path):
+    asked = grid(1000, seeds=[1, 2, 3, 4, 5], capture={"attention": False, "logits": False})
+    small = {"token": np.arange(9), "logical": np.arange(9), "slot_step": np.repeat([-1, 0], [5, 4]), "width": [4]}
+    where = tmp_path / "a.zarr"
+    with Driver(where, asked, facts(), PROMPT_TOKENS) as run:
+        for task in run.todo()[:-3]:
+            task.writer().finish(small)
+        start = time.perf_counter()
+        assert len(run.fold()) == 9997
+        assert time.perf_counter() - start < 10
+    script = (
+        "import sys, time; from tempocube.dataset.cube import Cube; from tempocube.dataset.reading import open_cube;"
+        "import dask, pandas; t = time.perf_counter(); cube = Cube.open(sys.argv[1]); missing = cube.cells(0);"
+        "listed = time.perf_counter() - t; t = time.perf_counter(); open_cube(sys.argv[1]);"
+        "print(len(missing), listed, time.perf_counter() - t)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, where], capture_output=True, text=True, check=True)
+    missing, listed, opened = done.stdout.split()
+    assert int(missing) == 3
+    assert float(listed) < 1
+    assert float(opened) < 1
+
+
+def test_listing_missing_cells_is_one_small_read(where):
+    fill(where, grid(20))
+    cube = Cube.open(where)
+    gets = counted_gets(cube)
+    assert len(cube.cells(DONE)) == 80
+    assert [key for key, _ in gets] == ["status/c/0/0/0"]
+    assert sum(size for _, size in gets) < 2000
+
+
+def test_reading_one_layer_touches_only_that_layers_chunks(where):
+    """Two shards a cell; of each the index and one of four inner chunks."""
+    model = facts(layers=4, heads=128, vocab=8)  # heads enough for one layer an inner chunk
+    asked = grid(1, max_tokens=40, modes=["visible"], max_slots=100)
+    fill(where, asked, model)
+    cube = Cube.open(where)
+    whole = sum(s.size for s in cube.place.list("log_attention/c"))
+    gets = counted_gets(cube)
+    read = open_cube(cube).log_attention.sel(layer=2)
+    assert gets == [] or all("log_attention" not in key for key, _ in gets)
+    gets.clear()
+    read.load()
+    assert {key.split("/")[0] for key, _ in gets} == {"log_attention"}
+    assert sum(size for _, size in gets) < whole / 4 * 1.15
+
+
+def counted_gets(cube):
+    """Every read of the cube's store from now on, as (key, bytes)."""
+    from zarr.storage import WrapperStore
+
+    class Counting(WrapperStore):
+        gets: list = []  # noqa: RUF012
+
+        async def get(self, key, prototype, byte_range=None):
+            value = await self._store.get(key, prototype, byte_range)
+            self.gets.append((key, len(value) if value else 0))
+            return value
+
+    cube.__dict__["_store"] = Counting(cube.place.zarr())
+    return Counting.gets
+
+
+def test_status_of_cells_outside_every_grid_is_not_asked(where):
+    fill(where, grid(1, seeds=[1]))
+    fill(where, grid(2, seeds=[2]))
+    status = Cube.open(where).status()
+    assert status[1, 0].tolist() == [NOT_ASKED, NOT_ASKED]
+    assert os.path.basename(str(Cube.open(where).place)) == "cube.zarr"

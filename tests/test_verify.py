@@ -1,0 +1,106 @@
+import os
+from pathlib import Path
+
+import pytest
+from cubes import PROMPT_TOKENS, facts, fill, grid, write
+
+from tempocube.dataset.cube import Cube
+from tempocube.dataset.schema import CHECKS
+from tempocube.dataset.store import Driver
+from tempocube.dataset.verify import verify
+
+CELL = "prompt=p1 seed=2 mode=visible"
+
+
+@pytest.fixture
+def cube(where):
+    return fill(where, grid(max_tokens=60))
+
+
+def shard(cube, name):
+    """The first shard of the last cell."""
+    index = "/".join(str(n - 1) for n in cube.shape)
+    return cube.place.list(f"{name}/c/{index}")[0].key
+
+
+def problems(cube):
+    return [str(problem) for problem in verify(cube.place).problems]
+
+
+@pytest.mark.parametrize("name", ["log_attention", "logits"])
+def test_a_missing_shard_is_named_with_its_cell(cube, name):
+    cube.place.delete([shard(cube, name)])
+    (problem,) = problems(cube)
+    assert problem.startswith(f"{CELL}: {name}: the shard of rows 0.. is missing")
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.999])
+def test_a_truncated_shard_names_its_cell(cube, kept):
+    key = shard(cube, "log_attention")
+    data = cube.place.get(key)
+    cube.place.put(key, data[: int(len(data) * kept)])
+    (problem,) = problems(cube)
+    assert problem.startswith(CELL)
+
+
+@pytest.mark.parametrize("at", [0.01, 0.3, 0.6, 0.9, 0.9999])
+def test_a_bit_flipped_anywhere_in_a_shard_names_its_cell(cube, at):
+    key = shard(cube, "log_attention")
+    data = bytearray(cube.place.get(key))
+    data[int(len(data) * at)] ^= 4
+    cube.place.put(key, bytes(data))
+    (problem,) = problems(cube)
+    assert problem.startswith(CELL)
+
+
+def test_a_shard_of_another_cell_in_its_place_is_noticed(cube):
+    index = "/".join(str(n - 1) for n in cube.shape)
+    other = shard(cube, "logits").replace(f"/{index}/", "/0/0/0/")
+    cube.place.put(shard(cube, "logits"), cube.place.get(other))
+    assert problems(cube) == [f"{CELL}: the stored values are not those that were written (digest differs)"]
+
+
+def test_a_small_array_that_was_changed_is_noticed(cube):
+    array = cube.array("token", cube.place.zarr(read_only=False))
+    array[1, 1, 1, 3] += 1
+    assert problems(cube) == [f"{CELL}: the stored values are not those that were written (digest differs)"]
+
+
+def test_a_small_array_that_cannot_be_read_is_named(cube):
+    key = cube.place.list("token/c")[0].key
+    cube.place.put(key, cube.place.get(key)[:-7])
+    assert any("variable token cannot be read" in problem for problem in problems(cube))
+
+
+def test_missing_cells_are_listed(where):
+    with Driver(where, grid(), facts(), PROMPT_TOKENS) as run:
+        for task in run.todo()[2:]:
+            write(task, facts())
+    verdict = verify(where)
+    assert not verdict.ok
+    assert verdict.problems == []
+    assert verdict.missing == ["prompt=p0 seed=1 mode=isolated", "prompt=p0 seed=1 mode=visible"]
+
+
+def test_a_variable_that_another_tool_removed_is_missed(cube):
+    document = cube.place.get("zarr.json").decode().replace('"margin_kept": {', '"margin_cept": {')
+    cube.place.put("zarr.json", document.encode())
+    assert problems(cube)[0] == "variable margin_kept is missing"
+
+
+def test_a_failed_treatment_check_is_named(tmp_path):
+    asked, model = grid(1, seeds=[1], modes=["visible"], capture={"attention": False, "logits": False}), facts()
+    small = {"token": [1], "logical": [0], "slot_step": [-1], "width": []}
+    with Driver(tmp_path / "a.zarr", asked, model, PROMPT_TOKENS) as run:
+        results = [0 if check == "isolation" else 1 for check in CHECKS]
+        run.todo()[0].writer().finish(small | {"check_result": results})
+    assert [str(p) for p in verify(tmp_path / "a.zarr").problems] == [
+        "prompt=p0 seed=1 mode=visible: treatment check isolation failed"
+    ]
+
+
+def test_verifying_changes_nothing(tmp_path):
+    fill(tmp_path / "a.zarr", grid())
+    before = {p: (p.stat().st_mtime_ns, os.path.getsize(p)) for p in Path(tmp_path).rglob("*")}
+    assert verify(Cube.open(tmp_path / "a.zarr")).ok
+    assert {p: (p.stat().st_mtime_ns, os.path.getsize(p)) for p in Path(tmp_path).rglob("*")} == before
