@@ -23,7 +23,7 @@ def stats() -> None:
 
 @app.command()
 def verify(cube: CubeArg, as_json: Json = False, debug: Debug = False) -> None:
-    """Check schema, every shard, checksums, digests and stored checks; list missing cells. Exit 1 if not all is well."""
+    """Check schema, shards, checksums and stored checks; list missing cells. Exit 1 if not all is well."""
     from ..dataset.verify import verify as look
 
     verdict = console.with_progress("verifying", lambda progress: look(cube, progress))

@@ -13,7 +13,7 @@ from zarr.storage import StorePath
 
 from ..errors import CubeError
 from .grid import Cell, Grid
-from .options import label, number_label
+from .options import label
 from .place import Place
 from .replacing import finish_swap
 from .schema import (
@@ -153,7 +153,7 @@ class Cube:
         """Where a cell lies."""
         names = {"prompt": cell.prompt, "seed": cell.seed, "mode": cell.mode}
         values = names | {
-            axis: _like(positions, label(getattr(cell, axis))) for axis, positions in self._axes.items()
+            axis: self.labels.spelled(axis, (label(getattr(cell, axis)),))[0] for axis in self.grids[0].axes
         }
         try:
             return tuple(self._positions[dim][value] for dim, value in values.items())
@@ -176,20 +176,7 @@ class Cube:
         dims = self.labels.dims() | {"prompt": self.labels.prompt_text}
         return {dim: {value: i for i, value in enumerate(values)} for dim, values in dims.items()}
 
-    @property
-    def _axes(self) -> dict[str, dict[Any, int]]:
-        return {name: self._positions[name] for name in self.grids[0].axes}
-
     def _values(self, name: str) -> tuple[Any, ...]:
         return tuple(
             value.item() if isinstance(value, np.generic) else str(value) for value in self.read(name)
         )
-
-
-def _like(positions: Mapping[Any, int], value: Any) -> Any:
-    """A label as its axis spells it: text where curves stand beside numbers."""
-    return (
-        number_label(value)
-        if isinstance(next(iter(positions)), str) and not isinstance(value, str)
-        else value
-    )

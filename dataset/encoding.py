@@ -59,11 +59,12 @@ def attributes(variable: Variable) -> dict[str, object]:
         known["units"] = variable.unit
     if variable.codec:
         scale = SCALE[variable.codec]
+        lowest = -(HIDDEN - 0.5) / scale
         known |= {
             "_FillValue": MISSING,
             "scale_factor": -1 / scale,
-            "hidden_below": -(HIDDEN - 0.5) / scale,
-            "comment": f"decoded values under {-(HIDDEN - 0.5) / scale:.4f} mean hidden (weight exactly 0): drop them",
+            "hidden_below": lowest,
+            "comment": f"decoded values under {lowest:.4f} mean hidden (weight exactly 0): drop them",
         }
     return known
 
@@ -106,7 +107,7 @@ def index_chunks(cells: dict[str, int]) -> tuple[int, ...]:
 
 
 def status_chunks(cells: dict[str, int]) -> tuple[int, ...]:
-    """The one chunk of `status`: every other dim may grow to 8 or four times its size, prompts take the rest."""
+    """The one chunk of `status`: others may grow to 8 or four times their size, prompts take the rest."""
     first, *others = cells
     room = {name: cells[name] for name in others}
     for name in reversed(others):

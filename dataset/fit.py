@@ -16,14 +16,18 @@ def must_fit(grid: Grid, facts: ModelFacts, prompt_tokens: int) -> None:
             raise BadInput(f"{option}: the model has {kind} 0 to {have[kind] - 1}, got {number}")
     if grid.max_slots is not None and grid.max_slots <= prompt_tokens:
         raise BadInput(
-            f"max_slots: {grid.max_slots} slots do not hold the longest prompt, {prompt_tokens} tokens, and one more"
+            f"max_slots: {grid.max_slots} slots do not hold the longest prompt, "
+            f"{prompt_tokens} tokens, and one more"
         )
 
 
 def _named(grid: Grid) -> Iterator[tuple[str, str, int]]:
     """Every layer, head and neuron that a grid names, with the option it stands in."""
     capture = grid.capture
-    lists = [("capture.internals", "layers", capture.internals), ("capture.neurons", "neurons", capture.neurons)]
+    lists = [
+        ("capture.internals", "layers", capture.internals),
+        ("capture.neurons", "neurons", capture.neurons),
+    ]
     if capture.attention:
         lists.append(("capture.attention.layers", "layers", capture.attention.layers))
         lists.append(("capture.attention.heads", "heads", capture.attention.heads))

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -55,8 +55,11 @@ class Lease:
         if not self._stop.is_set():
             self._stop.set()
             self._thread.join()
-            if not self._lost:
-                self.place.put(_key(self.number), self._record(released=True))
+            with suppress(
+                CubeError
+            ):  # on a full disk it stays as it is; the process that held it will be gone
+                if not self._lost:
+                    self.place.put(_key(self.number), self._record(released=True))
 
     def copy(self, place: Place) -> None:
         """The same lease on what is going to stand in the cube's place."""
@@ -79,7 +82,7 @@ class Lease:
                 self._lost = str(error)
                 return
             except CubeError:
-                continue  # a full disk or a slow server: the next beat may pass; a silent lease expires by itself
+                continue  # a full disk or a slow server: the next beat may pass, or the lease expires
 
     def _record(self, released: bool = False) -> bytes:
         return _record(self._since, self._beats, released)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from ..errors import CubeError
 from .cube import Cube, Index
@@ -45,15 +44,14 @@ class Ledger:
         """Take in every receipt there is; those of a run that died are verified in full first."""
         place = self.cube.place
         came: dict[str, Receipt] = {}
-        for stored in place.list(RECEIPTS):
-            receipt = self._accepted(stored.key)
-            if receipt is None:
-                place.delete([stored.key])
-            else:
+        left = place.list(RECEIPTS)
+        for stored, receipt in zip(left, place.each(self._accepted, [s.key for s in left]), strict=True):
+            if receipt is not None:
                 came[stored.key] = receipt
-                self._folded_at[receipt.index] = stored.modified
+                if self.lease.taken_over:
+                    self._folded_at[receipt.index] = stored.modified
         self._write({receipt.index: receipt.values for receipt in came.values()})
-        place.delete(came)
+        place.delete(stored.key for stored in left)
         return [Folded(r.index, r.values["status"], r.values["error"]) for r in came.values()]
 
     def mark(self, cells: Iterable[Index], status: int, error: str = "", attempts: int | None = None) -> None:
@@ -122,24 +120,24 @@ class Ledger:
         self._chunks[chunk] = cached  # most recently used last
         while len(self._chunks) > KEPT_CHUNKS:
             del self._chunks[next(iter(self._chunks))]
-        for name in names:
+        bounds = zip(chunk, self._arrays["length"].chunks, self.cube.shape, strict=True)
+        where = tuple(slice(i * n, min((i + 1) * n, size)) for i, n, size in bounds)
+
+        def update(name: str) -> None:
             array = self._arrays[name]
-            where = self._region(chunk, array)
             if name not in cached:
                 cached[name] = np.array(array[where])
             for index, values in cells.items():
                 if name in values:
-                    local = tuple(i - part.start for i, part in zip(index, where, strict=False))
+                    local = tuple(i - part.start for i, part in zip(index, where, strict=True))
                     _assign(cached[name], local, values[name], array.fill_value)
             array[where] = cached[name]
+
+        self.cube.place.each(update, names)
 
     def _chunk_of(self, index: Index) -> Chunk:
         chunks = self._arrays["length"].chunks
         return tuple(i // n for i, n in zip(index, chunks, strict=True))
-
-    def _region(self, chunk: Chunk, array: "zarr.Array[Any]") -> tuple[slice, ...]:
-        bounds = zip(chunk, self._arrays["length"].chunks, self.cube.shape, strict=True)
-        return tuple(slice(i * n, min((i + 1) * n, size)) for i, n, size in bounds)
 
 
 def _assign(target: npt.NDArray[Any], local: Index, value: Any, fill: Any) -> None:

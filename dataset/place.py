@@ -4,11 +4,12 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
@@ -20,6 +21,10 @@ from zarr.storage import WrapperStore
 
 from ..errors import CubeError
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+REQUESTS = 16  # at a time, where each one costs a way over the network
 _URL = re.compile(r"^[a-z][a-z0-9+.-]+://")
 
 
@@ -64,6 +69,8 @@ class Place:
         """The store behind it; made on first use, in whichever process asks."""
         if self.path is not None:
             return LocalStore(self.path, mkdir=True)
+        if self.url.startswith("memory:"):
+            raise CubeError(f"{self.url}: memory is not shared between processes; give a folder or a bucket")
         plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
         patience: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
         try:
@@ -142,13 +149,21 @@ class Place:
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; one that is gone already is fine."""
-        for key in keys:
+        each: list[Any] = list(keys)
+        for some in each if self.path is not None else [each] if each else []:  # a server takes them in bulk
             try:
-                obstore.delete(self.objects, key)
+                obstore.delete(self.objects, some)
             except FileNotFoundError:
                 continue
             except (BaseError, OSError) as error:
-                raise _refused(self, f"removing {key}", error) from error
+                raise _refused(self, f"removing {some}", error) from error
+
+    def each(self, do: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Do something with every item: one after the other on a disk, many at once over a network."""
+        if self.path is not None:
+            return [do(item) for item in items]
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            return list(pool.map(do, items))
 
     def list(self, prefix: str = "") -> list[Stored]:
         """Every object under a prefix, in order of key."""

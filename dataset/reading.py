@@ -76,7 +76,12 @@ def open_cube(where: Any, chunks: Literal["auto"] | None = None, *, trim: bool =
     )
     if trim:
         dataset = dataset.isel(_used(dataset))
-    return dataset if chunks is None else dataset.chunk(_chunks(cube, dataset))
+    if chunks == "auto":
+        big = [name for name in dataset.data_vars if "query" in dataset[name].dims or name in cube.data]
+        dataset = dataset.assign(
+            {name: dataset[name].variable.chunk(_chunks(cube, dataset[name])) for name in big}
+        )
+    return dataset
 
 
 def _plain(dtype: Any) -> Any:
@@ -117,18 +122,15 @@ def _used(dataset: xr.Dataset) -> dict[str, slice]:
     return {dim: slice(end) for dim, end in ends.items() if dim in dataset.dims}
 
 
-def _chunks(cube: Cube, dataset: xr.Dataset) -> dict[str, int]:
+def _chunks(cube: Cube, array: xr.DataArray) -> dict[str, int]:
     """Blocks of cells by layer: few enough tasks, and blocks that fit in memory many times over."""
     cells = dict(zip(cube.labels.dims(), cube.shape, strict=True))
-    layers = cube.facts.layers
-    one = max(
-        (math.prod(n for dim, n in var.sizes.items() if dim not in (*cells, "layer", "residual_layer")) * 4)
-        for var in dataset.data_vars.values()
-    )
-    fewest = math.ceil(math.prod(cells.values()) * layers / MOST_CHUNKS)
-    room = max(fewest, CHUNK_BYTES // max(one, 1), 1)
-    chunks: dict[str, int] = {}
+    by_layer = {dim: 1 for dim in ("layer", "residual_layer") if dim in array.dims}
+    one = math.prod(n for dim, n in array.sizes.items() if dim not in cells and dim not in by_layer) * 4
+    layers = math.prod(array.sizes[dim] for dim in by_layer)
+    room = max(1, CHUNK_BYTES // max(one, 1), math.ceil(math.prod(cells.values()) * layers / MOST_CHUNKS))
+    blocks: dict[str, int] = {}
     for dim in reversed(cells):
-        chunks[dim] = min(cells[dim], room)
-        room = max(1, math.ceil(room / chunks[dim]) if room > chunks[dim] else 1)
-    return chunks | {"layer": 1, "residual_layer": 1} if "layer" in dataset.dims else chunks
+        blocks[dim] = min(cells[dim], room)
+        room = math.ceil(room / cells[dim])
+    return blocks | by_layer

@@ -1,4 +1,4 @@
-"""--overwrite: whatever happens in between, there is the old cube or the new one, or a name for what is half done."""
+"""--overwrite: whatever happens in between, the old cube is there or the new one, or it says what is not."""
 
 import json
 import shutil

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import zarr
 from zarr.storage import StorePath
 
-from ..errors import CubeError
+from ..errors import CubeError, TempoError
 from . import lease as leases
 from . import replacing
 from .cube import Cube, Index
@@ -33,7 +33,7 @@ from .schema import (
     ModelFacts,
     sizes,
 )
-from .template import Labels, arrays, coordinates, document, resized, root
+from .template import Labels, arrays, axis_values, coordinates, document, resized, root
 from .writing import CellWriter
 
 MOST_TRIES = 3
@@ -102,7 +102,7 @@ class Driver:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         try:
-            if kind is None or not issubclass(kind, CubeError):
+            if kind is None or not issubclass(kind, TempoError):
                 self.ledger.fold()
                 if self.lease.taken_over:
                     self.ledger.recheck()
@@ -139,6 +139,7 @@ class Driver:
             grown = {dim: max(size, cube.sizes.get(dim, 0)) for dim, size in lengths.items()}
             metas = resized(cube.metas, grown | cells)
             attrs = cube.attrs | {"grid": [grid.to_dict() for grid in grids]}
+        attrs["axes"] = axis_values(grids)
         changed = cube is None or (metas, attrs) != (cube.metas, cube.attrs)
         for name, meta in metas.items():
             # an extension that died half way leaves arrays ahead of the root: the same loop puts them back
@@ -175,17 +176,13 @@ def _status(cube: Cube | None, grids: tuple[Grid, ...], labels: Labels) -> npt.N
         status[tuple(slice(n) for n in cube.shape)] = cube.status()
     asked = np.zeros(status.shape, dtype=bool)
     for grid in grids:
-        mine = Labels().extended(grid)
-        own = mine.dims() | {"prompt": mine.prompt_text}
-        all_of = dims | {"prompt": labels.prompt_text}
-        asked |= _product([np.isin(_plain(all_of[dim]), _plain(own[dim])) for dim in dims])
+        own = {"prompt": grid.prompt_texts, "seed": grid.seeds, "mode": grid.modes}
+        own |= {name: labels.spelled(name, grid.axis_labels(name)) for name in grid.axes}
+        every = dims | {"prompt": labels.prompt_text}
+        asked |= _product([np.isin(np.asarray(every[dim]), np.asarray(own[dim])) for dim in dims])
     status[asked & (status == NOT_ASKED)] = PENDING
     status[~asked & (status == PENDING)] = NOT_ASKED
     return status
-
-
-def _plain(values: tuple[Any, ...]) -> npt.NDArray[Any]:
-    return np.asarray(values)
 
 
 def _product(members: list[npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:

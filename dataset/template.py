@@ -5,7 +5,7 @@ An array's metadata is a JSON document; it is made once, by Zarr, and afterwards
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..errors import CubeError
 from . import schema
 from .encoding import attributes, chunk_shape, index_chunks, shard_shape, status_chunks
 from .grid import Grid
+from .options import label, number_label, plain
 from .schema import CHECKS, INDEX, ModelFacts, Variable
 
 COORDINATE_CHUNK = 4096
@@ -47,17 +48,23 @@ class Labels:
         merged = self._with_prompts(grid)
         axes = dict(self.axes or {})
         for name in grid.axes:
-            new = grid.axis_labels(name)
-            old = axes.get(name, ())
-            if old and isinstance(old[0], str) != isinstance(new[0], str):
+            new = self.spelled(name, grid.axis_labels(name))
+            if name in axes and isinstance(axes[name][0], str) != isinstance(new[0], str):
                 raise CubeError(
-                    f"{name}: the cube's values are {'labels' if isinstance(old[0], str) else 'numbers'}, "
-                    f"the grid's are not; capture this grid into a cube of its own"
+                    f"{name}: its values are numbers in this cube, the grid adds {new[0]!r}; "
+                    f"capture this grid into a cube of its own"
                 )
-            axes[name] = _union(old, new)
+            axes[name] = _union(axes.get(name, ()), new)
         return replace(
             merged, seed=_union(self.seed, grid.seeds), mode=_union(self.mode, grid.modes), axes=axes
         )
+
+    def spelled(self, axis: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Values as this axis spells them: text where curves stand beside numbers."""
+        known = (self.axes or {}).get(axis)
+        if not known or not isinstance(known[0], str):
+            return values
+        return tuple(value if isinstance(value, str) else number_label(value) for value in values)
 
     def _with_prompts(self, grid: Grid) -> "Labels":
         ids, texts, categories = list(self.prompt), list(self.prompt_text), list(self.category)
@@ -132,11 +139,21 @@ def coordinates(grid: Grid, labels: Labels, facts: ModelFacts) -> dict[str, npt.
         "check": np.asarray(CHECKS, dtype=object),
     }
     if grid.capture.project:
-        made["trait"] = np.asarray(list(grid.capture.project), dtype=object)
+        made["trait"] = np.asarray([name for name, _ in grid.capture.project], dtype=object)
     if grid.capture.internals:
         chosen = grid.capture.neurons
         made["neuron"] = np.asarray(range(facts.neurons) if chosen == "all" else chosen, dtype=np.int32)
     return made
+
+
+def axis_values(grids: Iterable[Grid]) -> dict[str, dict[str, Any]]:
+    """What the labels of an axis stand for: curves, prunings and ablations in the grid file's syntax."""
+    meant: dict[str, dict[str, Any]] = {}
+    for grid in grids:
+        for name in grid.axes:
+            written = {str(label(value)): plain(value) for value in grid.values(name)}
+            meant.setdefault(name, {}).update(written)
+    return meant
 
 
 def root(metas: Metas, attrs: Mapping[str, Any]) -> bytes:

@@ -1,6 +1,7 @@
 """Is a cube what it says: metadata, every shard, every checksum, every digest, and what is missing."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,9 +47,11 @@ def verify(where: Any, progress: Callable[[int, int], None] = lambda done, total
     counts = {name: int((status == code).sum()) for code, name in enumerate(STATUS)}
     done = cube.cells(DONE)
     small = _small_arrays(cube, problems)
-    for n, index in enumerate(done if small else []):
-        problems += [Problem(cube.name(index), what) for what in verify_cell(cube, index, small)]
-        progress(n + 1, len(done))
+    with ThreadPoolExecutor() as pool:  # decoding and hashing let go of the interpreter
+        found = pool.map(lambda index: verify_cell(cube, index, small), done if small else [])
+        for n, (index, wrong) in enumerate(zip(done, found, strict=False)):
+            problems += [Problem(cube.name(index), what) for what in wrong]
+            progress(n + 1, len(done))
     problems += [
         Problem(
             cube.name(index), f"{STATUS[int(status[index])]}: {small['error'][index] or 'no reason given'}"

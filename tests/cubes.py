@@ -1,4 +1,4 @@
-"""Small cubes for tests: made-up experiments whose values follow from the cell alone, so that runs can be compared."""
+"""Small cubes for tests: made-up experiments whose values follow from the cell alone."""
 
 import multiprocessing
 import os
@@ -21,7 +21,7 @@ from tempocube.dataset.writing import Receipt
 
 PROMPT_TOKENS = 5
 
-# A server that has imported everything once forks each process a test asks for, before any thread or store exists.
+# A server that has imported everything, and has neither threads nor stores, forks what a test asks for.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["cubes", "tempocube.dataset.verify", "tempocube.dataset.reading"])
 

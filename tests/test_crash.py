@@ -5,8 +5,8 @@ import time
 
 import numpy as np
 import pytest
-from cubes import PROCESSES, PROMPT_TOKENS, digests, drive, environment, facts, fill, grid, write, write_all
 
+from cubes import PROCESSES, PROMPT_TOKENS, digests, drive, environment, facts, fill, grid, write, write_all
 from tempocube.dataset.cube import Cube
 from tempocube.dataset.schema import DONE
 from tempocube.dataset.store import Driver
@@ -16,7 +16,7 @@ WORKERS, KILLS = 8, 20
 
 
 def test_eight_writers_killed_twenty_times_lose_nothing(where, tmp_path):
-    """The driver folds while workers die in the middle of cells; at the end all is as in a run without kills."""
+    """The driver folds while workers die in the middle of cells; the end is that of a run without kills."""
     model, asked = facts(layers=4, heads=8), grid(10, seeds=[1, 2, 3, 4], max_tokens=60)
     undisturbed = digests(fill(tmp_path / "undisturbed.zarr", asked, model).place)
     rng = random.Random(5)
@@ -91,7 +91,9 @@ def test_an_extension_killed_after_any_change_leaves_the_old_cube_or_the_new(whe
         deaths, calls = deaths + 1, calls + step
     assert deaths * step > 30
     fill(where, more)
-    assert digests(where) == digests(fill(tmp_path / "once.zarr", first).place) | digests(grown(tmp_path, first, more))
+    assert digests(where) == digests(fill(tmp_path / "once.zarr", first).place) | digests(
+        grown(tmp_path, first, more)
+    )
     assert verify(where).ok
 
 

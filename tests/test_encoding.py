@@ -4,11 +4,11 @@ import time
 import numpy as np
 import pytest
 import xarray as xr
-from cubes import facts, fill, grid
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from cubes import facts, fill, grid
 from tempocube.dataset import schema
 from tempocube.dataset.encoding import (
     CHUNK_BYTES,

@@ -7,8 +7,8 @@ import threading
 import time
 
 import pytest
-from cubes import PROCESSES, PROMPT_TOKENS, digests, environment, experiment, facts, fill, grid, hold, write
 
+from cubes import PROCESSES, PROMPT_TOKENS, digests, environment, experiment, facts, fill, grid, hold, write
 from tempocube.dataset import lease
 from tempocube.dataset.place import Place
 from tempocube.dataset.store import Driver
@@ -32,7 +32,9 @@ def test_a_second_driver_is_refused_while_the_first_lives_and_gets_in_after_it_w
     where, process = held
     start = time.monotonic()
     for overwrite in (False, True):
-        with pytest.raises(LeaseError, match=f"being written by another run: process {process.pid} on") as refused:
+        with pytest.raises(
+            LeaseError, match=f"being written by another run: process {process.pid} on"
+        ) as refused:
             Driver(where, grid(), facts(), PROMPT_TOKENS, overwrite=overwrite).__enter__()
         assert "\n" not in str(refused.value)
     assert time.monotonic() - start < 2
@@ -64,7 +66,14 @@ def test_of_many_drivers_at_once_exactly_one_gets_in(where):
 
 def elsewhere(place, **other):
     """Leave a lease as a driver on another machine would have."""
-    record = {"host": "far-away x", "pid": 1, "started": 0.0, "time": time.time(), "beats": 5, "released": False}
+    record = {
+        "host": "far-away x",
+        "pid": 1,
+        "started": 0.0,
+        "time": time.time(),
+        "beats": 5,
+        "released": False,
+    }
     place.put(f"{lease.FOLDER}/00000003.json", json.dumps(record | other).encode())
 
 
@@ -121,7 +130,7 @@ def test_workers_of_a_dead_run_cannot_touch_a_done_cell(where):
     run = Driver(where, asked, model, PROMPT_TOKENS).__enter__()
     task = run.todo()[0]
     orphan = task.writer()
-    small, logs, readout = experiment(task.cell, model)
+    _, logs, readout = experiment(task.cell, model)
     wrong = logs - 1
     orphan.write("log_attention", wrong[:, :, :64], 0)
     die_silently(run)

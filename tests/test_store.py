@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from cubes import PROMPT_TOKENS, digests, facts, fill, grid, write
 
+from cubes import PROMPT_TOKENS, digests, facts, fill, grid, write
 from tempocube.dataset.cube import Cube
 from tempocube.dataset.reading import open_cube
 from tempocube.dataset.schema import DONE, NOT_ASKED, PENDING, STATUS
@@ -37,12 +37,15 @@ def test_a_grid_becomes_a_cube_that_verifies(where):
 
 
 def test_nobody_needs_our_package_to_open_a_cube(where):
-    fill(where, grid(threshold=[0.1, {"start": 0.3, "end": 0.1}]))
+    fill(where, grid(threshold=[0.1, {"start": 0.3, "end": 0.1}], ablate=[None, ["L1H2", "L0.mlp"]]))
     with xr.open_zarr(where) as plain:
-        assert plain.log_attention.dims[:4] == ("prompt", "seed", "mode", "threshold")
+        assert plain.log_attention.dims[:5] == ("prompt", "seed", "mode", "threshold", "ablate")
         assert set(plain.threshold.values.tolist()) == {"0.1", "linear 0.3-0.1"}
         assert set(np.unique(plain.status)) == {DONE}
         assert {"category", "prompt_text"} <= set(plain.coords)
+        assert plain.ablate.values.tolist() == ["none", "L0.mlp+L1H2"]
+        curve = {"start": 0.3, "end": 0.1, "curve": "linear"}
+        assert plain.attrs["axes"]["threshold"] == {"0.1": 0.1, "linear 0.3-0.1": curve}
     with xr.open_zarr(where, consolidated=False) as plain:  # lists the store, and meets no stranger in it
         assert set(np.unique(plain.status)) == {DONE}
 
@@ -76,7 +79,7 @@ def test_a_cube_grows_by_prompts_seeds_and_a_lower_threshold(where):
         assert len(run.todo()) == 20 * 1 * 2 * 2
     assert counts(where) == {"done": 40, "pending": 80, "not asked": 120}
     assert digests(where) == before
-    assert [p for p in verify(where).problems] == []
+    assert verify(where).problems == []
     for name, meta in old.metas.items():
         assert cube.metas[name]["chunk_grid"] == meta["chunk_grid"]
     fill(where, more)
@@ -84,6 +87,17 @@ def test_a_cube_grows_by_prompts_seeds_and_a_lower_threshold(where):
     with Driver(where, grid(10, threshold=[0.2]), facts(), PROMPT_TOKENS) as run:
         assert run.todo() == []
         assert len(run.cube.grids) == 2
+
+
+def test_an_axis_of_curves_takes_numbers_an_axis_of_numbers_takes_no_curves(where):
+    curve = {"start": 0.3, "end": 0.1}
+    fill(where, grid(1, threshold=[0.2, curve]))
+    fill(where, grid(1, threshold=[0.4]))
+    assert open_cube(where).threshold.values.tolist() == ["0.2", "linear 0.3-0.1", "0.4"]
+    assert counts(where) == {"done": 12}
+    fill(where, grid(1, temperature=[0.5]), overwrite=True)
+    fill(where, grid(1, temperature=[0.7]))
+    assert open_cube(where).temperature.values.tolist() == [0.5, 0.7]
 
 
 def test_what_was_not_asked_becomes_pending_when_a_later_grid_asks_it(where):
@@ -109,7 +123,10 @@ def test_any_other_difference_is_refused_with_the_differences_listed(tmp_path, o
     where = tmp_path / "a.zarr"
     fill(where, grid())
     before = snapshot(where)
-    with pytest.raises(CubeError, match="there|in this cube") as refused, Driver(where, grid(**other), facts(), 5):
+    with (
+        pytest.raises(CubeError, match=r"there|in this cube") as refused,
+        Driver(where, grid(**other), facts(), 5),
+    ):
         pass
     assert named in str(refused.value)
     assert snapshot(where) == before
@@ -117,7 +134,10 @@ def test_any_other_difference_is_refused_with_the_differences_listed(tmp_path, o
 
 def test_another_model_is_refused_the_same_one_elsewhere_is_not(tmp_path):
     fill(tmp_path / "a.zarr", grid())
-    with pytest.raises(CubeError, match="model heads: 3 there, 4 here"), Driver(tmp_path / "a.zarr", grid(), facts(heads=4), 5):
+    with (
+        pytest.raises(CubeError, match="model heads: 3 there, 4 here"),
+        Driver(tmp_path / "a.zarr", grid(), facts(heads=4), 5),
+    ):
         pass
     fill(tmp_path / "a.zarr", grid(model="some-org/the-same-model"))
 
@@ -125,10 +145,19 @@ def test_another_model_is_refused_the_same_one_elsewhere_is_not(tmp_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"capture": {"attention": {"layers": [0, 7]}}}, "capture.attention.layers: the model has layers 0 to 1, got 7"),
-        ({"capture": {"attention": {"heads": [3]}}}, "capture.attention.heads: the model has heads 0 to 2, got 3"),
+        (
+            {"capture": {"attention": {"layers": [0, 7]}}},
+            "capture.attention.layers: the model has layers 0 to 1, got 7",
+        ),
+        (
+            {"capture": {"attention": {"heads": [3]}}},
+            "capture.attention.heads: the model has heads 0 to 2, got 3",
+        ),
         ({"capture": {"internals": [2]}}, "capture.internals: the model has layers 0 to 1, got 2"),
-        ({"capture": {"internals": [1], "neurons": [24]}}, "capture.neurons: the model has neurons 0 to 23, got 24"),
+        (
+            {"capture": {"internals": [1], "neurons": [24]}},
+            "capture.neurons: the model has neurons 0 to 23, got 24",
+        ),
         ({"ablate": ["L1H5"]}, "ablate: the model has heads 0 to 2, got 5"),
         ({"ablate": [["L0H0"], ["L2.mlp"]]}, "ablate: the model has layers 0 to 1, got 2"),
         ({"prune": {"threshold": 0.1, "layers": [9]}}, "prune.layers: the model has layers 0 to 1, got 9"),
@@ -136,7 +165,10 @@ def test_another_model_is_refused_the_same_one_elsewhere_is_not(tmp_path):
     ],
 )
 def test_a_grid_that_does_not_fit_the_model_is_refused_and_nothing_created(tmp_path, options, named):
-    with pytest.raises(BadInput) as refused, Driver(tmp_path / "a.zarr", grid(**options), facts(), PROMPT_TOKENS):
+    with (
+        pytest.raises(BadInput) as refused,
+        Driver(tmp_path / "a.zarr", grid(**options), facts(), PROMPT_TOKENS),
+    ):
         pass
     assert named in str(refused.value)
     assert not (tmp_path / "a.zarr").exists()
@@ -201,7 +233,10 @@ def test_looking_for_a_cube_creates_nothing(tmp_path):
 
 
 def test_a_bucket_that_is_not_there_is_one_line(s3):
-    with pytest.raises(CubeError, match="bucket does not exist") as refused, Driver("s3://nowhere/a.zarr", grid(), facts(), 5):
+    with (
+        pytest.raises(CubeError, match="bucket does not exist") as refused,
+        Driver("s3://nowhere/a.zarr", grid(), facts(), 5),
+    ):
         pass
     assert "\n" not in str(refused.value)
     with pytest.raises(CubeError, match="nonsense://x"):
@@ -212,21 +247,22 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_after_space_is_made(tmp_pat
     """On a file system of its own, too small for the cube."""
     mount = tmp_path / "small"
     mount.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", mount], capture_output=True, text=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", mount], capture_output=True, text=True
+    )
     if made.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {made.stderr.strip()}")
     try:
         ballast = mount / "ballast"
         ballast.write_bytes(b"\0" * 300_000)
         asked, model, where = grid(4, max_tokens=60), facts(), mount / "a.zarr"
-        with pytest.raises(CubeError, match=r"no space left; make room and run the same command again"), Driver(where, asked, model, PROMPT_TOKENS) as run:
-            for task in run.todo():
-                write(task, model)
-                run.fold()
+        with pytest.raises(CubeError, match="no space left; make room and run the same command again"):
+            fill(where, asked, model)
         ballast.unlink()
         subprocess.run(["mount", "-o", "remount,size=20m", mount], check=True)
-        assert 0 < counts(where)["done"] < 16
         assert verify(where).problems == []
+        with Driver(where, asked, model, PROMPT_TOKENS) as run:
+            assert 0 < len(run.todo()) < 16
         fill(where, asked, model)
         assert verify(where).ok
         assert digests(where) == digests(fill(tmp_path / "roomy.zarr", asked, model).place)
@@ -236,7 +272,12 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_after_space_is_made(tmp_pat
 
 def test_ten_thousand_cells_open_list_and_fold_in_seconds(tmp_path):
     asked = grid(1000, seeds=[1, 2, 3, 4, 5], capture={"attention": False, "logits": False})
-    small = {"token": np.arange(9), "logical": np.arange(9), "slot_step": np.repeat([-1, 0], [5, 4]), "width": [4]}
+    small = {
+        "token": np.arange(9),
+        "logical": np.arange(9),
+        "slot_step": np.repeat([-1, 0], [5, 4]),
+        "width": [4],
+    }
     where = tmp_path / "a.zarr"
     with Driver(where, asked, facts(), PROMPT_TOKENS) as run:
         for task in run.todo()[:-3]:
@@ -245,8 +286,9 @@ def test_ten_thousand_cells_open_list_and_fold_in_seconds(tmp_path):
         assert len(run.fold()) == 9997
         assert time.perf_counter() - start < 10
     script = (
-        "import sys, time; from tempocube.dataset.cube import Cube; from tempocube.dataset.reading import open_cube;"
-        "import dask, pandas; t = time.perf_counter(); cube = Cube.open(sys.argv[1]); missing = cube.cells(0);"
+        "import sys, time, dask, pandas;"
+        "from tempocube.dataset.cube import Cube; from tempocube.dataset.reading import open_cube;"
+        "t = time.perf_counter(); cube = Cube.open(sys.argv[1]); missing = cube.cells(0);"
         "listed = time.perf_counter() - t; t = time.perf_counter(); open_cube(sys.argv[1]);"
         "print(len(missing), listed, time.perf_counter() - t)"
     )

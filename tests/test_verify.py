@@ -2,8 +2,8 @@ import os
 from pathlib import Path
 
 import pytest
-from cubes import PROMPT_TOKENS, facts, fill, grid, write
 
+from cubes import PROMPT_TOKENS, facts, fill, grid, write
 from tempocube.dataset.cube import Cube
 from tempocube.dataset.schema import CHECKS
 from tempocube.dataset.store import Driver
@@ -89,7 +89,10 @@ def test_a_variable_that_another_tool_removed_is_missed(cube):
 
 
 def test_a_failed_treatment_check_is_named(tmp_path):
-    asked, model = grid(1, seeds=[1], modes=["visible"], capture={"attention": False, "logits": False}), facts()
+    asked, model = (
+        grid(1, seeds=[1], modes=["visible"], capture={"attention": False, "logits": False}),
+        facts(),
+    )
     small = {"token": [1], "logical": [0], "slot_step": [-1], "width": []}
     with Driver(tmp_path / "a.zarr", asked, model, PROMPT_TOKENS) as run:
         results = [0 if check == "isolation" else 1 for check in CHECKS]

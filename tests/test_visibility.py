@@ -14,7 +14,9 @@ def histories(draw):
     tail = draw(st.integers(0, 3))
     slot_step = np.concatenate([np.full(prompt, -1), steps, np.full(tail, -2)])
     logical = np.concatenate([np.arange(prompt), prompt + steps, np.full(tail, -1)])
-    pruned = [draw(st.sampled_from([-1, *range(s + 1, len(widths) + 1)])) if s >= 0 else -1 for s in slot_step]
+    pruned = [
+        draw(st.sampled_from([-1, *range(s + 1, len(widths) + 1)])) if s >= 0 else -1 for s in slot_step
+    ]
     return logical, slot_step, np.array(pruned)
 
 
@@ -66,7 +68,10 @@ def test_modes_differ_in_sibling_pairs_and_nowhere_else(history):
 @given(histories(), st.sampled_from(MODES))
 def test_a_pruned_key_stays_in_rows_computed_before(history, mode):
     logical, slot_step, pruned_at = history
-    kept, all_of_it = visibility(mode, *history), visibility(mode, logical, slot_step, np.full_like(pruned_at, -1))
+    kept, all_of_it = (
+        visibility(mode, *history),
+        visibility(mode, logical, slot_step, np.full_like(pruned_at, -1)),
+    )
     gone = (pruned_at[None, :] >= 0) & (slot_step[:, None] >= pruned_at[None, :])
     assert (kept == (all_of_it & ~gone)).all()
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from cubes import PROMPT_TOKENS, experiment, facts, fill, grid
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from cubes import PROMPT_TOKENS, experiment, facts, fill, grid
 from tempocube.dataset.encoding import decode, encode, row_axis
 from tempocube.dataset.reading import open_cube
 from tempocube.dataset.schema import BLOCK
@@ -65,7 +65,9 @@ def test_a_cell_without_all_its_rows_cannot_be_finished(writer):
 options = st.fixed_dictionaries(
     {
         "max_tokens": st.integers(1, 70),
-        "storage": st.fixed_dictionaries({name: st.sampled_from(["log16", "float32"]) for name in ("attention", "logits")}),
+        "storage": st.fixed_dictionaries(
+            {name: st.sampled_from(["log16", "float32"]) for name in ("attention", "logits")}
+        ),
         "capture": st.fixed_dictionaries(
             {"logits": st.booleans(), "residual": st.booleans(), "keys_values": st.booleans()},
             optional={
@@ -113,7 +115,9 @@ def through(values, codec):
 def check_attention(cube, got, logs):
     """Layers and heads that were asked for hold what was written, the others nothing."""
     stored = next(v for v in cube.data.values() if v.name.endswith("attention") and v.dims[-1] == "key")
-    captured = {dim: cube.captured(stored).get(dim, list(range(cube.sizes[dim]))) for dim in ("layer", "head")}
+    captured = {
+        dim: cube.captured(stored).get(dim, list(range(cube.sizes[dim]))) for dim in ("layer", "head")
+    }
     slots = logs.shape[-1]
     values = got.log_attention.values[..., :slots, :slots]
     part = np.ix_(captured["layer"], captured["head"])
@@ -143,7 +147,12 @@ def test_a_longer_try_that_was_killed_leaves_no_row_behind(tmp_path):
         second = task.writer()
         second.write("log_attention", logs[:, :, :slots, :slots], 0)
         second.write("logits", readout[:10], 0)
-        second.finish({k: v[:10] if k == "width" else v[:slots] if isinstance(v, np.ndarray) else v for k, v in small.items()})
+        second.finish(
+            {
+                k: v[:10] if k == "width" else v[:slots] if isinstance(v, np.ndarray) else v
+                for k, v in small.items()
+            }
+        )
     assert verify(tmp_path / "a.zarr").ok
     stored = open_cube(tmp_path / "a.zarr", trim=False).attention
     assert np.isnan(stored.values[..., slots:, :]).all()
@@ -153,7 +162,12 @@ def test_a_longer_try_that_was_killed_leaves_no_row_behind(tmp_path):
 def test_a_receipt_survives_its_bytes_and_anything_else_is_no_receipt(writer):
     receipt = Receipt((0, 1), 3, {"token": np.arange(3, dtype=np.int32), "text": "é"}, {"a/c/0": (5, 7)})
     again = Receipt.from_bytes(receipt.to_bytes())
-    assert (again.index, again.lease, again.shards, again.values["text"]) == ((0, 1), 3, {"a/c/0": (5, 7)}, "é")
+    assert (again.index, again.lease, again.shards, again.values["text"]) == (
+        (0, 1),
+        3,
+        {"a/c/0": (5, 7)},
+        "é",
+    )
     assert again.values["token"].tolist() == [0, 1, 2]
     for torn in (b"", receipt.to_bytes()[:40], b"\xff" * 100):
         with pytest.raises(ValueError, match="not a receipt"):
@@ -175,7 +189,9 @@ def test_a_failed_cell_says_why_and_is_tried_again_three_times_in_all(tmp_path):
 
 
 def test_rows_asked_of_some_queries_only_leave_the_others_empty(tmp_path):
-    asked = grid(1, seeds=[1], modes=["visible"], max_tokens=60, capture={"attention": {"queries": "generated"}})
+    asked = grid(
+        1, seeds=[1], modes=["visible"], max_tokens=60, capture={"attention": {"queries": "generated"}}
+    )
     model = facts()
     with Driver(tmp_path / "a.zarr", asked, model, PROMPT_TOKENS) as run:
         task = run.todo()[0]
@@ -191,4 +207,7 @@ def test_rows_asked_of_some_queries_only_leave_the_others_empty(tmp_path):
 
 
 def test_the_row_axis_is_the_one_written_block_by_block(writer):
-    assert {v.name: v.dims[row_axis(v)] for v in writer.cube.data.values()} == {"log_attention": "query", "logits": "step"}
+    assert {v.name: v.dims[row_axis(v)] for v in writer.cube.data.values()} == {
+        "log_attention": "query",
+        "logits": "step",
+    }
