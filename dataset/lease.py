@@ -9,7 +9,6 @@ import os
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -55,9 +54,8 @@ class Lease:
         if not self._stop.is_set():
             self._stop.set()
             self._thread.join()
-            with suppress(
-                CubeError
-            ):  # on a full disk it stays as it is; the process that held it will be gone
+            _LET_GO.add((self.place, self.number))
+            with suppress(CubeError):  # a full disk keeps the old record; its process is known to be gone
                 if not self._lost:
                     self.place.put(_key(self.number), self._record(released=True))
 
@@ -97,7 +95,7 @@ class Lease:
 def take(place: Place, *, beat: float = BEAT, stale: float = STALE) -> Lease:
     """Hold a cube, or say at once who does."""
     number, record = _newest(place)
-    free = record is None or record["released"] or _gone(record)
+    free = record is None or record["released"] or _gone(place, number, record)
     if record is not None and not free:
         if time.time() - record["time"] < stale:
             raise LeaseError(_held(place, record))
@@ -105,6 +103,7 @@ def take(place: Place, *, beat: float = BEAT, stale: float = STALE) -> Lease:
             place, number, record, 3 * beat
         ):  # clocks differ; a heartbeat that moves does not lie
             raise LeaseError(_held(place, record))
+    _LET_GO.discard((place, number + 1))
     if not place.create(_key(number + 1), _record(time.time(), 0, False)):
         holder = _newest(place)[1] or {"host": "another host", "pid": "?", "time": time.time()}
         raise LeaseError(_held(place, holder))
@@ -155,13 +154,13 @@ def _parsed(place: Place, key: str, data: bytes) -> dict[str, Any]:
 
 
 def _record(since: float, beats: int, released: bool) -> bytes:
-    me = {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid()), "run": _RUN}
+    me = {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
     return json.dumps(
         me | {"since": since, "time": time.time(), "beats": beats, "released": released}
     ).encode()
 
 
-_RUN = uuid.uuid4().hex
+_LET_GO: set[tuple[Place, int]] = set()  # what this process held
 
 
 def _key(number: int) -> str:
@@ -189,12 +188,14 @@ def _started(pid: int) -> float | None:
         return None
 
 
-def _gone(record: Mapping[str, Any]) -> bool:
-    """Whether the holder was a process of this host that no longer is."""
+def _gone(place: Place, number: int, record: Mapping[str, Any]) -> bool:
+    """Whether the holder was a process of this host that is no more, or this one before it let go."""
     if record["host"] != _host():
         return False
     started = _started(record["pid"])
-    return started is None or abs(started - record["started"]) > 1
+    if started is None or abs(started - record["started"]) > 1:
+        return True
+    return bool(record["pid"] == os.getpid() and (place, number) in _LET_GO)
 
 
 def _beats_again(place: Place, number: int, record: Mapping[str, Any], wait: float) -> bool:
