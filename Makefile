@@ -28,7 +28,7 @@ check: .venv/dev ## formatting, lint and types
 	$(BIN)/ruff check .
 	@mkdir -p .types && ln -sfn .. .types/tempocube
 	MYPYPATH=.types $(BIN)/mypy -p tempocube
-	MYPYPATH=.types $(BIN)/mypy benchmarks
+	MYPYPATH=.types:benchmarks $(BIN)/mypy --explicit-package-bases benchmarks
 
 format: .venv/dev ## put the code into the form that check wants
 	$(BIN)/ruff format .
@@ -37,9 +37,8 @@ format: .venv/dev ## put the code into the form that check wants
 bench: .venv/plain ## measure what storing a cube costs
 	$(BIN)/python benchmarks/storage.py $(ARGS)
 
-schema: .venv/plain ## write the grid file's JSON schema for editors
-	$(BIN)/tempo-capture --print-schema > .venv/schema.json
-	mv .venv/schema.json docs/grid.schema.json
+schema: .venv/plain ## renew the parts of docs/ that are made from the code
+	$(BIN)/python docs/generate.py
 
 # The newest versions that pyproject.toml allows; run `make check test` before keeping them.
 # MLX brings its back end as a package of its own, another one on each system.

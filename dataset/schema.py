@@ -218,3 +218,20 @@ def sizes(grid: Grid, facts: ModelFacts, prompt_tokens: int) -> dict[str, int]:
         "vocab": facts.vocab,
         "trait": len(grid.capture.project),
     }
+
+
+def table() -> str:
+    """The variables as a Markdown table, for the documentation."""
+    rows = ["| variable | dims after the cell dims | type | fill | unit | what |", "|---|---|---|---|---|---|"]
+    for variable in (*INDEX, *(DATA[name] for name in DATA if name != "logits")):
+        kind = f"{variable.dtype}, log16" if variable.codec else variable.dtype
+        cells = (
+            variable.name,
+            ", ".join(variable.dims),
+            kind,
+            "" if variable.fill == "" else str(variable.fill),
+            variable.unit,
+            variable.meaning,
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)

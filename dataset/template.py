@@ -134,10 +134,11 @@ def coordinates(grid: Grid, labels: Labels, facts: ModelFacts) -> dict[str, npt.
     }
     made |= {
         "layer": np.arange(facts.layers, dtype=np.int32),
-        "residual_layer": np.arange(facts.layers + 1, dtype=np.int32),
         "head": np.arange(facts.heads, dtype=np.int32),
         "check": np.asarray(CHECKS, dtype=object),
     }
+    if grid.capture.residual or grid.capture.project:
+        made["residual_layer"] = np.arange(facts.layers + 1, dtype=np.int32)
     if grid.capture.project:
         made["trait"] = np.asarray([name for name, _ in grid.capture.project], dtype=object)
     if grid.capture.internals:
