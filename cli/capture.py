@@ -82,25 +82,23 @@ def _plan(grid: Grid, as_json: bool) -> None:
         console.say_json(plan)
         return
     prompts = ", ".join(f"{name} {count}" for name, count in categories.items())
+    factors = {"prompt": len(grid.prompts), "seed": len(grid.seeds), "mode": len(grid.modes)}
+    factors |= {f"{name} value": len(values) for name, values in axes.items()}
     lines = {
         "grid": grid.name,
         "model": grid.model,
-        "cells": f"{plan['cells']} = "
-        + " x ".join(
-            [
-                f"{len(grid.prompts)} prompts",
-                f"{len(grid.seeds)} seeds",
-                f"{len(grid.modes)} modes",
-                *(f"{len(v)} {k}" for k, v in axes.items()),
-            ]
-        ),
-        "prompts": f"{len(grid.prompts)} in {len(categories)} categories ({prompts})",
+        "cells": f"{plan['cells']} = {' x '.join(_count(n, name) for name, n in factors.items())}",
+        "prompts": f"{_count(len(grid.prompts), 'prompt')} ({prompts})",
         "seeds": ", ".join(map(str, grid.seeds)),
         "modes": ", ".join(grid.modes),
         **{name: ", ".join(map(str, values)) for name, values in axes.items()},
-        "slots": f"at most {grid.generated_slots} after the prompt, in {grid.max_sets} sets",
+        "slots": f"at most {grid.generated_slots} after the prompt, in {_count(grid.max_sets, 'set')}",
     }
     console.say("\n".join(f"{name:12} {text}" for name, text in lines.items()))
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" + "s" * (n != 1)
 
 
 def main() -> NoReturn:

@@ -14,6 +14,8 @@ from ..errors import TempoError
 
 FINE, SOME_FAILED, BAD_INPUT = 0, 1, 2
 
+UsageError: Any = typer.BadParameter.__base__  # click's, which typer carries under a private name
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -35,20 +37,17 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     except KeyboardInterrupt:
         err.print(f"{name}: stopped")
         sys.exit(130)
-    except Exception as error:
-        if debug or not _is_usage(error):
+    except UsageError as error:
+        if debug:
             raise
-        err.print(f"{name}: {_usage(error)}", markup=False)
+        err.print(_usage(error) if len(sys.argv) == 1 else f"{name}: {_usage(error)}", markup=False)
         sys.exit(BAD_INPUT)
     sys.exit(code or FINE)
 
 
-def _is_usage(error: Exception) -> bool:
-    return hasattr(error, "format_message")
-
-
 def _usage(error: Any) -> str:
-    hint = f"; see '{error.ctx.command_path} --help'" if getattr(error, "ctx", None) else ""
+    """What is wrong with the command line; without any words on it, the help that typer gives for that."""
+    hint = f"; see '{error.ctx.command_path} --help'" if error.ctx and len(sys.argv) > 1 else ""
     return str(error.format_message()) + hint
 
 

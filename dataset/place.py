@@ -85,9 +85,7 @@ class Place:
         if self.path is None or os.path.isdir(self.url):
             return False
         if self.path.exists():
-            raise CubeError(
-                f"{self.url} is a file, not a cube; give the name of a folder, such as {self.url}.zarr"
-            )
+            raise CubeError(f"{self.url} is a file; a cube is a folder, give the name of one")
         return True
 
     def exists(self) -> bool:

@@ -222,7 +222,10 @@ def sizes(grid: Grid, facts: ModelFacts, prompt_tokens: int) -> dict[str, int]:
 
 def table() -> str:
     """The variables as a Markdown table, for the documentation."""
-    rows = ["| variable | dims after the cell dims | type | fill | unit | what |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| variable | dims after the cell dims | type | fill | unit | what |",
+        "|---|---|---|---|---|---|",
+    ]
     for variable in (*INDEX, *(DATA[name] for name in DATA if name != "logits")):
         kind = f"{variable.dtype}, log16" if variable.codec else variable.dtype
         cells = (

@@ -23,6 +23,7 @@ from .lease import Lease, Permit
 from .ledger import Folded, Ledger
 from .place import Place
 from .schema import (
+    DONE,
     FAILED,
     MARK,
     NOT_ASKED,
@@ -34,7 +35,7 @@ from .schema import (
     sizes,
 )
 from .template import Labels, arrays, axis_values, coordinates, document, resized, root
-from .writing import CellWriter
+from .writing import CellWriter, Receipt, receipt_key
 
 MOST_TRIES = 3
 
@@ -51,9 +52,20 @@ class Task:
 
     def writer(self) -> CellWriter:
         """What the worker writes the cell with."""
+        permit = _permit(Place.at(self.url), self.lease)
+        return CellWriter(self._cube, self.index, self.cell, permit, self.attempt)
+
+    def done(self) -> bool:
+        """Whether the cell was finished meanwhile: a scheduler that lost a worker hands tasks out twice."""
+        if self._cube.array("status")[self.index] == DONE:
+            return True
+        receipt = self._cube.place.get(receipt_key(self.index))
+        return receipt is not None and Receipt.from_bytes(receipt).values["status"] == DONE
+
+    @property
+    def _cube(self) -> Cube:
         place = Place.at(self.url)
-        cube = _opened(place, place.get(ROOT) or b"")
-        return CellWriter(cube, self.index, self.cell, _permit(place, self.lease), self.attempt)
+        return _opened(place, place.get(ROOT) or b"")
 
 
 class Driver:
@@ -81,11 +93,7 @@ class Driver:
         must_fit(self.grid, self._facts, self._prompt_tokens)
         found = None if self._overwrite else Cube.find(self.place)
         replacing.refuse_strangers(self.place)
-        if found:
-            _must_agree(found, self.grid, self._facts)
-        (found.labels if found else Labels()).extended(
-            self.grid
-        )  # refuses what does not fit before anything is made
+        _labels(found, self.grid, self._facts)  # refuses what does not fit before anything is made
         self.lease = leases.take(self.place, **self._lease_options)
         try:
             if self._overwrite and replacing.occupied(self.place):
@@ -125,14 +133,12 @@ class Driver:
 
     def _commit(self, place: Place, lease: Lease, cube: Cube | None = None) -> None:
         """Make the cube one that has this grid; the last put is what makes it so."""
-        labels = (cube.labels if cube else Labels()).extended(self.grid)
+        labels = _labels(cube, self.grid, self._facts)
         lengths = sizes(self.grid, self._facts, self._prompt_tokens)
         if cube is None:
             grids: tuple[Grid, ...] = (self.grid,)
-            metas, attrs = (
-                arrays(self.grid, self._facts, labels, lengths),
-                _attributes(self.grid, self._facts),
-            )
+            metas = arrays(self.grid, self._facts, labels, lengths)
+            attrs = _attributes(self.grid, self._facts)
         else:
             grids = cube.grids if self.grid in cube.grids else (*cube.grids, self.grid)
             cells = {dim: len(values) for dim, values in labels.dims().items()}
@@ -190,6 +196,14 @@ def _product(members: list[npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:
     for member in members:
         out = out[..., None] & member
     return out
+
+
+def _labels(cube: Cube | None, grid: Grid, facts: ModelFacts) -> Labels:
+    """The coordinates with this grid, in a cube that can take it."""
+    if cube is None:
+        return Labels().extended(grid)
+    _must_agree(cube, grid, facts)
+    return cube.labels.extended(grid)
 
 
 def _must_agree(cube: Cube, grid: Grid, facts: ModelFacts) -> None:

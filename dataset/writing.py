@@ -57,8 +57,13 @@ class Receipt:
 
     @property
     def key(self) -> str:
-        """Where it lies: one object a cell, so that a second try replaces the first."""
-        return f"{RECEIPTS}/{'-'.join(map(str, self.index))}.safetensors"
+        """Where it lies."""
+        return receipt_key(self.index)
+
+
+def receipt_key(index: Index) -> str:
+    """One object a cell, so that a second try replaces the first."""
+    return f"{RECEIPTS}/{'-'.join(map(str, index))}.safetensors"
 
 
 class CellWriter:

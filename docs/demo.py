@@ -31,18 +31,20 @@ def main() -> None:
     shutil.rmtree(CUBE, ignore_errors=True)
     effects = simulated.Effects(mean=log(0.6), sink=0.5, recency=0.15)
     made = simulated.cube(simulated.Design(), effects, CUBE, seed=1)
-    print(f"\n{len(made.truth)} simulated experiments are in {CUBE}: parallel tokens get 0.6 of the attention")
+    print(
+        f"\n{len(made.truth)} simulated experiments are in {CUBE}: parallel tokens get 0.6 of the attention"
+    )
     show("tempo-stats", "verify", str(CUBE))
 
     cube = tc.open_cube(CUBE)
     print("\n>>> cube = tempocube.open_cube('demo.zarr')   # lazy: nothing big has been read")
     print(f"attention {dict(cube.attention.sizes)}")
     one = cube.attention.sel(prompt="p0", seed=42, mode="visible", layer=1).mean("head")
-    print(">>> cube.attention.sel(prompt='p0', seed=42, mode='visible', layer=1)   # reads one layer of one cell")
+    print(">>> cube.attention.sel(prompt='p0', seed=42, mode='visible', layer=1)   # reads that layer only")
     print(f"each row sums to 1: {bool(np.allclose(one.sum('key'), one.notnull().any('key'), atol=0.01))}")
     per_prompt = np.exp(made.truth.groupby("prompt")["downweighting"].mean())
     print(
-        f"truth planted per prompt: {per_prompt.min():.2f} to {per_prompt.max():.2f}, "
+        f"planted per prompt: {per_prompt.min():.2f} to {per_prompt.max():.2f}, "
         f"mean {exp(made.truth['downweighting'].mean()):.2f}"
     )
     stored = sum(path.stat().st_size for path in CUBE.rglob("*") if path.is_file())

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from pydantic import BaseModel
+
 from tempocube.dataset.grid import Grid, json_schema
 from tempocube.dataset.options import AttentionCapture, Capture, Curve, Prune, Storage
 from tempocube.dataset.schema import table

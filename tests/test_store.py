@@ -174,6 +174,16 @@ def test_a_grid_that_does_not_fit_the_model_is_refused_and_nothing_created(tmp_p
     assert not (tmp_path / "a.zarr").exists()
 
 
+def test_a_task_knows_whether_its_cell_was_finished_meanwhile(where):
+    with Driver(where, grid(), facts(), PROMPT_TOKENS) as run:
+        first, second, third, *_ = run.todo()
+        write(first, facts())
+        second.writer().fail("no luck")
+        assert [task.done() for task in (first, second, third)] == [True, False, False]
+        run.fold()
+        assert [task.done() for task in (first, second, third)] == [True, False, False]
+
+
 def test_overwrite_gives_a_new_cube(where):
     fill(where, grid())
     other = grid(1, threshold=0.3)

@@ -1,0 +1,32 @@
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_what_is_made_from_the_code_is_up_to_date():
+    """Otherwise: make schema."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for path, text in generate.made().items():
+        assert path.read_text() == text, f"{path.name} is out of date: run make schema"
+
+
+def test_the_demo_runs(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "demo.py"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "100 done" in done.stdout
+    assert "each row sums to 1: True" in done.stdout
+
+
+def test_every_page_that_a_page_links_to_is_there():
+    import re
+
+    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md"), ROOT / "CONTRIBUTING.md"]:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
