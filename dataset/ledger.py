@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import zarr
 
 from ..errors import CubeError
 from .cube import Cube, Index
@@ -39,6 +40,9 @@ class Ledger:
         self._status = cube.status()
         self._chunks: dict[Chunk, dict[str, npt.NDArray[Any]]] = {}
         self._folded_at: dict[Index, float] = {}
+        self._there = {
+            (name, chunk) for each in cube.place.each(self._written, self._arrays) for name, chunk in each
+        }
 
     def fold(self) -> list[Folded]:
         """Take in every receipt there is; those of a run that died are verified in full first."""
@@ -126,18 +130,31 @@ class Ledger:
         def update(name: str) -> None:
             array = self._arrays[name]
             if name not in cached:
-                cached[name] = np.array(array[where])
+                cached[name] = (
+                    np.array(array[where]) if (name, chunk) in self._there else _empty(array, where)
+                )
             for index, values in cells.items():
                 if name in values:
                     local = tuple(i - part.start for i, part in zip(index, where, strict=True))
                     _assign(cached[name], local, values[name], array.fill_value)
             array[where] = cached[name]
+            self._there.add((name, chunk))
 
         self.cube.place.each(update, names)
+
+    def _written(self, name: str) -> list[tuple[str, Chunk]]:
+        """Chunks of a small array that exist: any other need not be read to know that it is empty."""
+        keys = [stored.key.split("/")[2:] for stored in self.cube.place.list(f"{name}/c")]
+        return [(name, tuple(map(int, key[: len(self.cube.shape)]))) for key in keys]
 
     def _chunk_of(self, index: Index) -> Chunk:
         chunks = self._arrays["length"].chunks
         return tuple(i // n for i, n in zip(index, chunks, strict=True))
+
+
+def _empty(array: "zarr.Array[Any]", where: tuple[slice, ...]) -> npt.NDArray[Any]:
+    cells = tuple(part.stop - part.start for part in where)
+    return np.full((*cells, *array.shape[len(cells) :]), array.fill_value, dtype=array.dtype)
 
 
 def _assign(target: npt.NDArray[Any], local: Index, value: Any, fill: Any) -> None:

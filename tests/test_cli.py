@@ -22,7 +22,7 @@ BAD = {
     "prompts: {a: [x]}\nthreshold: .nan": "2: threshold: must be a number above 0 and at most 1",
     "prompts: {a: [x]}\nmax_tokens: ten": '2: max_tokens: must be a whole number of at least 1 (got "ten")',
     "prompts: {}": "1: prompts: must be a mapping such as",
-    "prompts: {a: [x]}\nmodes: [visable]": "2: modes[0]: must be isolated, causal, visible or single; did you",
+    "prompts: {a: [x]}\nmodes: [visable]": "2: modes[0]: must be isolated, causal, visible or single",
     "prompts:\n  a: [x, y]\n  b: [x]": '3: prompts.b[0]: the prompt "x" is already at',
     "seeds: [1]\nprompts: {a: [x]}\nseeds: [2]": "3: seeds: given twice (first on line 1)",
     "prompts_file: nowhere.txt": "nowhere.txt: no such file",
