@@ -3,22 +3,12 @@
 from importlib import import_module
 from types import ModuleType
 
-_MODULES = (
-    "digest",
-    "encoding",
-    "grid",
-    "lease",
-    "presets",
-    "reading",
-    "schema",
-    "simulated",
-    "store",
-    "verify",
-)
-
 
 def __getattr__(name: str) -> ModuleType:
     """Modules are imported on first use: the grid file needs neither Zarr nor xarray."""
-    if name in _MODULES:
+    try:
         return import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

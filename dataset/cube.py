@@ -17,7 +17,6 @@ from .options import label
 from .place import Place
 from .replacing import finish_swap
 from .schema import (
-    INTERNALS,
     MARK,
     NOT_ASKED,
     REPLACING,
@@ -25,6 +24,7 @@ from .schema import (
     SCHEMA_VERSION,
     ModelFacts,
     Variable,
+    captured,
     data_variables,
 )
 from .template import Labels
@@ -119,13 +119,7 @@ class Cube:
 
     def captured(self, variable: Variable) -> dict[str, list[int]]:
         """Dims of a big array of which only a part was asked for, with the part."""
-        capture = self.grids[0].capture
-        asked: dict[str, Any] = {}
-        if variable.name in ("attention", "log_attention") and capture.attention:
-            asked = {"layer": capture.attention.layers, "head": capture.attention.heads}
-        elif variable.name in INTERNALS:
-            asked = {"layer": capture.internals}
-        return {dim: list(part) for dim, part in asked.items() if part != "all"}
+        return captured(self.grids[0], variable)
 
     def array(self, name: str, store: Store | None = None) -> "zarr.Array[Any]":
         """One array as the root describes it (its own zarr.json may be ahead, in a half-done extension)."""

@@ -186,6 +186,17 @@ def data_variables(grid: Grid) -> tuple[Variable, ...]:
     return tuple(DATA[name] for name in names)
 
 
+def captured(grid: Grid, variable: Variable) -> dict[str, list[int]]:
+    """Dims of a big array of which a grid asks for a part only, with the part."""
+    capture = grid.capture
+    asked: dict[str, Any] = {}
+    if variable.name in ("attention", "log_attention") and capture.attention:
+        asked = {"layer": capture.attention.layers, "head": capture.attention.heads}
+    elif variable.name in INTERNALS:
+        asked = {"layer": capture.internals}
+    return {dim: list(part) for dim, part in asked.items() if part != "all"}
+
+
 def cell_dims(grid: Grid) -> tuple[str, ...]:
     """Prompt, seed and mode, then each swept option."""
     return ("prompt", "seed", "mode", *grid.axes)
