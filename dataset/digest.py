@@ -71,8 +71,8 @@ def _without_later_keys(variable: Variable, values: Array) -> Array:
 
 def _hash(values: Array) -> str:
     plain = np.ascontiguousarray(values)
-    if plain.dtype.kind == "f":  # any NaN is the same NaN, and -0 is 0
-        plain = np.where(np.isnan(plain), np.nan, plain + 0.0).astype(plain.dtype)
+    if plain.dtype.kind == "f" and (nan := np.isnan(plain)).any():  # any NaN is the same NaN
+        plain = np.where(nan, plain.dtype.type(np.nan), plain)
     little = plain.astype(plain.dtype.newbyteorder("<"), copy=False)
     hasher = hashlib.sha256(f"{plain.dtype.name}{plain.shape}".encode())
     hasher.update(little.data if little.size else b"")

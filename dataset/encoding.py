@@ -1,6 +1,8 @@
 """How numbers lie in a cube: log16 codes, chunk and shard shapes, and what a grid will weigh."""
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -17,19 +19,22 @@ LAST_VISIBLE, HIDDEN, MISSING = 65533, 65534, 65535
 CHUNK_BYTES = 1 << 20  # inner chunks stay under this where one layer (or one step) does
 INDEX_CELLS = 128  # cells in one chunk of a small array
 STATUS_CELLS = 1 << 20  # cells that the one chunk of `status` has room for
-SLAB = 1 << 17  # codes decoded at a time: the widened indices stay in the cache
+SLAB = 1 << 17  # values coded at a time: what lies between stays in the cache
 
 
 def encode(logs: npt.NDArray[np.floating], codec: str) -> Codes:
     """Logs to log16 codes: -inf is hidden, NaN is not there; what is visible never becomes hidden."""
-    scaled: Floats = np.multiply(logs, -SCALE[codec], dtype=np.float32)
-    hidden, missing = np.isposinf(scaled), np.isnan(scaled)
-    np.rint(scaled, out=scaled)
-    np.clip(scaled, 0, LAST_VISIBLE, out=scaled)
-    scaled[missing] = MISSING
-    scaled[hidden] = HIDDEN
-    codes: Codes = scaled.astype(np.uint16)
-    return codes
+    flat = np.ascontiguousarray(logs, dtype=np.float32).reshape(-1)
+    codes = np.empty(flat.size, np.uint16)
+    for start in range(0, flat.size, SLAB):
+        scaled = flat[start : start + SLAB] * np.float32(-SCALE[codec])
+        hidden, missing = scaled == np.inf, np.isnan(scaled)
+        np.rint(scaled, out=scaled)
+        np.clip(scaled, 0, LAST_VISIBLE, out=scaled)
+        np.copyto(scaled, HIDDEN, where=hidden)
+        np.copyto(scaled, MISSING, where=missing)
+        codes[start : start + SLAB] = scaled
+    return codes.reshape(logs.shape)
 
 
 @cache
@@ -43,13 +48,24 @@ def table(codec: str, logs: bool) -> Floats:
 
 
 def decode(codes: Codes, codec: str, *, logs: bool) -> Floats:
-    """Codes through the table, slab by slab."""
+    """Codes through the table, slab by slab, on all cores if there are many."""
     values, flat = table(codec, logs), np.ascontiguousarray(codes).reshape(-1)
     out = np.empty(flat.size, dtype=np.float32)
-    for start in range(0, flat.size, SLAB):
+
+    def slab(start: int) -> None:
         part = slice(start, start + SLAB)
         np.take(values, flat[part], out=out[part], mode="clip")
+
+    starts = range(0, flat.size, SLAB)
+    for _ in map(slab, starts) if len(starts) < 16 else _threads().map(slab, starts):
+        pass
     return out.reshape(codes.shape)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Looking codes up lets go of the interpreter."""
+    return ThreadPoolExecutor(min(4, os.cpu_count() or 1), "decode")
 
 
 def attributes(variable: Variable) -> dict[str, object]:

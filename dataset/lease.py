@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -32,19 +33,21 @@ class Lease:
 
     place: Place
     number: int
+    token: str  # numbers begin anew when a folder is removed, this never comes back
     taken_over: bool  # the one before ended without giving back: its workers may still be about
     beat: float = BEAT
     _stop: threading.Event = field(default_factory=threading.Event)
     _lost: str = ""
 
     def __post_init__(self) -> None:
-        self._since, self._beats, self._lock = time.time(), 0, threading.Lock()
+        self._beats, self._lock = 0, threading.Lock()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raise unless this is still the highest number."""
-        if self._lost or _newest(self.place)[0] != self.number:
+        """Raise unless this is still the newest lease."""
+        record = None if self._lost else _newest(self.place)[1]
+        if record is None or record["token"] != self.token:
             raise LeaseError(
                 self._lost or f"{self.place}: another run has taken the cube over; this one stops"
             )
@@ -54,7 +57,7 @@ class Lease:
         if not self._stop.is_set():
             self._stop.set()
             self._thread.join()
-            _LET_GO.add((self.place, self.number))
+            _LET_GO.add(self.token)
             with suppress(CubeError):  # a full disk keeps the old record; its process is known to be gone
                 if not self._lost:
                     self.place.put(_key(self.number), self._record(released=True))
@@ -83,7 +86,7 @@ class Lease:
                 continue  # a full disk or a slow server: the next beat may pass, or the lease expires
 
     def _record(self, released: bool = False) -> bytes:
-        return _record(self._since, self._beats, released)
+        return _record(self.token, self._beats, released)
 
     def __enter__(self) -> "Lease":
         return self
@@ -95,20 +98,19 @@ class Lease:
 def take(place: Place, *, beat: float = BEAT, stale: float = STALE) -> Lease:
     """Hold a cube, or say at once who does."""
     number, record = _newest(place)
-    free = record is None or record["released"] or _gone(place, number, record)
+    free = record is None or record["released"] or _gone(record)
     if record is not None and not free:
         if time.time() - record["time"] < stale:
             raise LeaseError(_held(place, record))
-        if _beats_again(
-            place, number, record, 3 * beat
-        ):  # clocks differ; a heartbeat that moves does not lie
+        if _beats_again(place, record, 3 * beat):  # clocks differ; a heartbeat that moves does not lie
             raise LeaseError(_held(place, record))
-    _LET_GO.discard((place, number + 1))
-    if not place.create(_key(number + 1), _record(time.time(), 0, False)):
+    token = uuid.uuid4().hex
+    if not place.create(_key(number + 1), _record(token, 0)):
         holder = _newest(place)[1] or {"host": "another host", "pid": "?", "time": time.time()}
         raise LeaseError(_held(place, holder))
     place.delete(stored.key for stored in place.list(FOLDER) if _number(stored.key) <= number)
-    return Lease(place, number + 1, taken_over=record is not None and not record["released"], beat=beat)
+    taken_over = record is not None and not record["released"]
+    return Lease(place, number + 1, token, taken_over, beat)
 
 
 @dataclass
@@ -116,15 +118,15 @@ class Permit:
     """What a worker holds: it lets a put pass only while its own run's heartbeat goes on."""
 
     place: Place
-    number: int
+    token: str
     sight: float = SIGHT
     _beats: int = -1
     _seen: float = 0.0
 
     def check(self) -> None:
         """Raise unless the run that gave the work still holds the cube and lives."""
-        number, record = _newest(self.place)
-        if number != self.number or record is None or record["released"]:
+        record = _newest(self.place)[1]
+        if record is None or record["token"] != self.token or record["released"]:
             raise LeaseError(f"{self.place}: the run this work belongs to is over; nothing was written")
         now = time.monotonic()
         if record["beats"] != self._beats:
@@ -148,19 +150,18 @@ def _newest(place: Place) -> tuple[int, dict[str, Any] | None]:
 def _parsed(place: Place, key: str, data: bytes) -> dict[str, Any]:
     try:
         record = json.loads(data)
-        return {name: record[name] for name in ("host", "pid", "started", "time", "beats", "released")}
+        return {name: record[name] for name in _FIELDS}
     except (ValueError, KeyError, TypeError) as error:
         raise CubeError(f"{place}: {key} is not a lease; if no run is under way, remove that file") from error
 
 
-def _record(since: float, beats: int, released: bool) -> bytes:
-    me = {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
-    return json.dumps(
-        me | {"since": since, "time": time.time(), "beats": beats, "released": released}
-    ).encode()
+def _record(token: str, beats: int, released: bool = False) -> bytes:
+    me = {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid()), "token": token}
+    return json.dumps(me | {"time": time.time(), "beats": beats, "released": released}).encode()
 
 
-_LET_GO: set[tuple[Place, int]] = set()  # what this process held
+_FIELDS = ("host", "pid", "started", "token", "time", "beats", "released")
+_LET_GO: set[str] = set()  # tokens of what this process held
 
 
 def _key(number: int) -> str:
@@ -188,22 +189,22 @@ def _started(pid: int) -> float | None:
         return None
 
 
-def _gone(place: Place, number: int, record: Mapping[str, Any]) -> bool:
+def _gone(record: Mapping[str, Any]) -> bool:
     """Whether the holder was a process of this host that is no more, or this one before it let go."""
     if record["host"] != _host():
         return False
     started = _started(record["pid"])
     if started is None or abs(started - record["started"]) > 1:
         return True
-    return bool(record["pid"] == os.getpid() and (place, number) in _LET_GO)
+    return bool(record["token"] in _LET_GO)
 
 
-def _beats_again(place: Place, number: int, record: Mapping[str, Any], wait: float) -> bool:
+def _beats_again(place: Place, record: Mapping[str, Any], wait: float) -> bool:
     until = time.monotonic() + wait
     while time.monotonic() < until:
         time.sleep(wait / 10)
-        now = _newest(place)
-        if now[0] != number or now[1] is None or now[1]["beats"] != record["beats"]:
+        now = _newest(place)[1]
+        if now is None or (now["token"], now["beats"]) != (record["token"], record["beats"]):
             return True
     return False
 

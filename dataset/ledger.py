@@ -96,7 +96,7 @@ class Ledger:
         data = self.cube.place.get(key)
         try:
             receipt = Receipt.from_bytes(data or b"")
-            ours = receipt.lease == self.lease.number
+            ours = receipt.lease == self.lease.token
             if not ours and self._status[receipt.index] == DONE:
                 return None
             verify_shards(self.cube.place, receipt.shards, full=not ours)

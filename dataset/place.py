@@ -14,10 +14,7 @@ from typing import Any, TypeVar
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import LocalStore, from_url
-from zarr.abc.store import Store
-from zarr.core.buffer import Buffer
 from zarr.storage import ObjectStore as ZarrStore
-from zarr.storage import WrapperStore
 
 from ..errors import CubeError
 
@@ -179,33 +176,6 @@ class Place:
 def checksum(data: bytes | memoryview) -> int:
     """CRC-32 of an object, as receipts record it."""
     return zlib.crc32(data)
-
-
-class GuardedStore(WrapperStore[Store]):
-    """A Zarr store that asks permission right before each put and remembers what it put."""
-
-    def __init__(self, store: Store, place: Place, permit: Callable[[], None]) -> None:
-        super().__init__(store)
-        self._place, self._permit = place, permit
-        self.written: dict[str, tuple[int, int]] = {}
-
-    def _with_store(self, store: Store) -> "GuardedStore":
-        return GuardedStore(store, self._place, self._permit)
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Put one shard, if the run still holds the cube."""
-        data = value.to_bytes()
-        self._permit()
-        try:
-            await self._store.set(key, value)
-        except (BaseError, OSError) as error:
-            raise _refused(self._place, f"writing {key}", error) from error
-        self.written[key] = (len(data), checksum(data))
-
-    async def delete(self, key: str) -> None:
-        """Zarr removes a shard without any value instead of writing it."""
-        self._permit()
-        await self._store.delete(key)
 
 
 def _first_line(error: BaseException) -> str:

@@ -45,7 +45,7 @@ class Task:
     """One cell to compute: plain values, so that it travels to any worker."""
 
     url: str
-    lease: int
+    lease: str
     index: Index
     cell: Cell
     attempt: int
@@ -122,7 +122,7 @@ class Driver:
         status, attempts = self.ledger.status(), self.cube.read("attempts")
         wanted = {PENDING, FAILED, QUARANTINED} if quarantined else {PENDING, FAILED}
         return [
-            Task(self.place.url, self.lease.number, index, cell, int(attempts[index]) + 1)
+            Task(self.place.url, self.lease.token, index, cell, int(attempts[index]) + 1)
             for index, cell in self.cube.asked(self.grid)
             if status[index] in wanted and (status[index] != FAILED or attempts[index] < MOST_TRIES)
         ]
@@ -166,9 +166,9 @@ def _opened(place: Place, data: bytes) -> Cube:
 
 
 @lru_cache(maxsize=4)
-def _permit(place: Place, number: int) -> Permit:
+def _permit(place: Place, token: str) -> Permit:
     """One permit a run, so that what it saw of the heartbeat is remembered from cell to cell."""
-    return Permit(place, number)
+    return Permit(place, token)
 
 
 def _status(cube: Cube | None, grids: tuple[Grid, ...], labels: Labels) -> npt.NDArray[np.uint8]:

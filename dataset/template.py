@@ -23,6 +23,7 @@ from .encoding import attributes, chunk_shape, index_chunks, shard_shape, status
 from .grid import Grid
 from .options import label, number_label, plain
 from .schema import CHECKS, INDEX, ModelFacts, Variable
+from .shards import BLOSC_BLOCK, LEVEL
 
 COORDINATE_CHUNK = 4096
 Metas = dict[str, dict[str, Any]]
@@ -200,7 +201,8 @@ def _create(
     attrs: Mapping[str, Any] | None = None,
 ) -> None:
     text = dtype == "string" or dtype == np.dtype(object)
-    codecs: list[Any] = [BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec()]
+    blosc = BloscCodec(cname="zstd", clevel=LEVEL, shuffle="shuffle", blocksize=BLOSC_BLOCK)
+    codecs: list[Any] = [blosc, Crc32cCodec()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Zarr says of strings concerns fixed-length ones
         zarr.create_array(

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 from safetensors.numpy import load, save
 
 from ..errors import CubeError
@@ -16,8 +15,9 @@ from .digest import Digest, path_digest
 from .encoding import encode, row_axis
 from .grid import Cell
 from .lease import Permit
-from .place import GuardedStore, Place, checksum
+from .place import Place, checksum
 from .schema import BLOCK, DONE, FAILED, INDEX, Variable
+from .shards import shards
 from .visibility import NEVER
 
 RECEIPTS = "status/run/receipts"  # inside an array's folder, where no Zarr reader lists
@@ -32,7 +32,7 @@ class Receipt:
     """All the index needs of one try at one cell; the big arrays it vouches for by size and checksum."""
 
     index: Index
-    lease: int
+    lease: str
     values: Mapping[str, Any]
     shards: Mapping[str, tuple[int, int]]
 
@@ -76,8 +76,7 @@ class CellWriter:
     def __init__(self, cube: Cube, index: Index, cell: Cell, permit: Permit, attempt: int = 1) -> None:
         self.cube, self.index, self.cell, self.attempt = cube, index, cell, attempt
         self._permit = permit
-        self._store = GuardedStore(cube.place.zarr(read_only=False), cube.place, permit.check)
-        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._shards: dict[str, tuple[int, int]] = {}
         self._rows: dict[str, int] = {}
         self._digest = Digest()
 
@@ -90,8 +89,17 @@ class CellWriter:
         self._digest.block(variable, stored)
         self._rows[name] = start + block.shape[axis]
         whole = self._spread(variable, stored, start)
-        rows = (slice(None),) * axis + (slice(start, start + whole.shape[axis]),)
-        self._array(name)[(*self.index, *rows)] = whole
+        corner = (*self.index, *(start if i == axis else 0 for i in range(len(variable.dims))))
+        cells = (None,) * len(self.index)
+        for key, data in shards(self.cube.metas[name], corner, whole[cells], variable.fill):
+            if data:
+                self._put(f"{name}/{key}", data)
+
+    def _put(self, key: str, data: bytes) -> None:
+        """Put one shard, if the run still holds the cube, and remember what was put."""
+        self._permit.check()
+        self.cube.place.put(key, data)
+        self._shards[key] = len(data), checksum(data)
 
     def finish(
         self, small: Mapping[str, Any], *, applied_mode: str | None = None, failed: str = ""
@@ -111,14 +119,14 @@ class CellWriter:
 
     def fail(self, reason: str, worker: str = "") -> Receipt:
         """Leave word that this try went wrong; nothing it wrote counts."""
-        self._store.written.clear()
+        self._shards.clear()
         empty = self._small({name: np.zeros(0, np.int32) for name in _REQUIRED})
         told = {"status": FAILED, "error": reason, "attempts": self.attempt, "worker": worker}
         return self._leave(empty | told | {"digest": "", "path_digest": ""})
 
     def _leave(self, values: Mapping[str, Any]) -> Receipt:
-        verify_shards(self.cube.place, self._store.written)
-        receipt = Receipt(self.index, self._permit.number, values, dict(self._store.written))
+        verify_shards(self.cube.place, self._shards)
+        receipt = Receipt(self.index, self._permit.token, values, dict(self._shards))
         self._permit.check()
         self.cube.place.put(receipt.key, receipt.to_bytes())
         return receipt
@@ -127,14 +135,9 @@ class CellWriter:
         """Shards that a longer try left before it was killed would pass for rows of this one."""
         folders = [f"{name}/c/{'/'.join(map(str, self.index))}" for name in self.cube.data]
         there = [stored.key for folder in folders for stored in self.cube.place.list(folder)]
-        if left := [key for key in there if key not in self._store.written]:
+        if left := [key for key in there if key not in self._shards]:
             self._permit.check()
             self.cube.place.delete(left)
-
-    def _array(self, name: str) -> "zarr.Array[Any]":
-        if name not in self._arrays:
-            self._arrays[name] = self.cube.array(name, self._store)
-        return self._arrays[name]
 
     def _must_line_up(self, variable: Variable, start: int, rows: int) -> None:
         """Refuse a block that would share a shard with another write."""

@@ -8,7 +8,7 @@ import pytest
 
 from cubes import PROCESSES, PROMPT_TOKENS, digests, drive, environment, facts, fill, grid, write, write_all
 from tempocube.dataset.cube import Cube
-from tempocube.dataset.schema import DONE
+from tempocube.dataset.schema import DONE, PENDING
 from tempocube.dataset.store import Driver
 from tempocube.dataset.verify import verify
 
@@ -163,3 +163,15 @@ def test_an_overwrite_on_s3_that_died_is_refused_by_name_until_it_is_finished(s3
     assert Cube.open(where).grids == (new,)
     assert verify(where).ok
     assert np.unique(Cube.open(where).status()).tolist() == [DONE]
+
+
+def test_a_shard_that_a_crash_tore_is_simply_written_again(where):
+    asked, model = grid(1, seeds=[1], modes=["visible"]), facts()
+    expected = digests(fill(where, asked, model).place)
+    with Driver(where, asked, model, PROMPT_TOKENS) as run:
+        run.ledger.mark([(0, 0, 0)], PENDING)
+        for stored in run.place.list("log_attention/c") + run.place.list("logits/c"):
+            run.place.put(stored.key, run.place.get(stored.key)[:-9])
+        write(run.todo()[0], model)
+    assert verify(where).ok
+    assert digests(where) == expected

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def elsewhere(place, **other):
     record = {
         "host": "far-away x",
         "pid": 1,
+        "token": "far",
         "started": 0.0,
         "time": time.time(),
         "beats": 5,
@@ -118,7 +120,7 @@ def test_a_heartbeat_goes_on_and_a_driver_that_lost_the_cube_stops(where):
         time.sleep(0.5)
         record = lease._newest(place)[1]
         assert record["beats"] > 2
-        place.put(f"{lease.FOLDER}/{first.number + 1:08d}.json", lease._record(time.time(), 0, False))
+        place.put(f"{lease.FOLDER}/{first.number + 1:08d}.json", lease._record("another", 0))
         with pytest.raises(LeaseError, match="another run has taken the cube over"):
             first.check()
     assert lease._newest(place)[0] == first.number + 1
@@ -175,7 +177,7 @@ def write_elsewhere(task, model):
     _, logs, _ = experiment(task.cell, model)
     writer = task.writer()
     writer.write("log_attention", logs - 1, 0)
-    (key,) = writer._store.written
+    (key,) = writer._shards
     return key, writer.cube.place.get(key)
 
 
@@ -190,10 +192,24 @@ def die_silently(run):
     run.place.put(f"{lease.FOLDER}/{run.lease.number:08d}.json", json.dumps(record).encode())
 
 
+def test_a_cube_made_anew_in_the_same_folder_is_another_run(tmp_path):
+    """Numbers begin anew there; a task of the removed cube must not pass for one of the new."""
+    where, asked = tmp_path / "a.zarr", grid(1, seeds=[1], modes=["visible"])
+    with Driver(where, asked, facts(), PROMPT_TOKENS) as run:
+        old = run.todo()[0]
+        old.writer()
+    shutil.rmtree(where)
+    with Driver(where, asked, facts(), PROMPT_TOKENS) as run:
+        with pytest.raises(LeaseError, match="is over"):
+            write(old, facts())
+        write(run.todo()[0], facts())
+    assert verify(where).ok
+
+
 def test_a_worker_writes_only_while_it_saw_a_heartbeat(where):
     place = Place.at(where)
     with lease.take(place, beat=0.1) as held:
-        permit = lease.Permit(place, held.number, sight=0.5)
+        permit = lease.Permit(place, held.token, sight=0.5)
         until = time.monotonic() + 1
         while time.monotonic() < until:
             permit.check()
