@@ -15,5 +15,9 @@ class CubeError(TempoError):
     """A cube that is not one, is damaged, or cannot take what is asked of it."""
 
 
+class DamagedError(CubeError):
+    """Something stored that is not, or no longer, what was written."""
+
+
 class LeaseError(TempoError):
     """Another driver holds the cube, or this one has lost it."""

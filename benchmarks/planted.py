@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from tempocube.dataset.schema import BLOCK
+from tempocube.dataset.schema import BLOCK, NOT_APPLICABLE
 from tempocube.dataset.visibility import NEVER, PROMPT, existence, visibility
 
 MODE = "isolated"
@@ -143,6 +143,7 @@ def small(profile: Profile, cell: int) -> dict[str, object]:
         "logical": shape.logical,
         "slot_step": shape.slot_step,
         "width": shape.width,
+        "check_result": NOT_APPLICABLE,
         "probability": rng.random(shape.slots, dtype=np.float32),
         "text": f"planted {cell}",
     }

@@ -10,7 +10,7 @@ from ..dataset.grid import Grid, json_schema
 from ..errors import BadInput
 from . import console
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 GridFile = Annotated[
     str | None,

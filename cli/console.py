@@ -36,12 +36,19 @@ def run(app: typer.Typer, name: str) -> NoReturn:
         sys.exit(FINE)
     except KeyboardInterrupt:
         err.print(f"{name}: stopped")
-        sys.exit(130)
+        sys.exit(SOME_FAILED)
     except UsageError as error:
         if debug:
             raise
         err.print(_usage(error) if len(sys.argv) == 1 else f"{name}: {_usage(error)}", markup=False)
         sys.exit(BAD_INPUT)
+    except Exception as error:
+        if debug:
+            raise
+        err.print(
+            f"{name}: {type(error).__name__}: {error}; --debug shows where".replace("\n", " "), markup=False
+        )
+        sys.exit(SOME_FAILED)
     sys.exit(code or FINE)
 
 

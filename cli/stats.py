@@ -7,7 +7,9 @@ import typer
 
 from . import console
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False
+)
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]

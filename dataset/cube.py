@@ -1,4 +1,4 @@
-"""An open cube: its root document, and what follows from it. Nothing here writes."""
+"""An open cube: its root document, and what follows from it."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,12 +11,13 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import StorePath
 
-from ..errors import CubeError
+from ..errors import CubeError, DamagedError, TempoError
 from .grid import Cell, Grid
 from .options import label
 from .place import Place
 from .replacing import finish_swap
 from .schema import (
+    INDEX,
     MARK,
     NOT_ASKED,
     REPLACING,
@@ -89,7 +90,7 @@ class Cube:
     @cached_property
     def facts(self) -> ModelFacts:
         """Its model."""
-        return ModelFacts(**self.attrs["model"])
+        return ModelFacts.from_dict(self.attrs["model"])
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -129,9 +130,28 @@ class Cube:
     def _store(self) -> Store:
         return self.place.zarr()
 
-    def read(self, name: str) -> npt.NDArray[Any]:
-        """All of one small array."""
-        return np.asarray(self.array(name)[...])
+    def read(self, name: str, index: Index = ()) -> npt.NDArray[Any]:
+        """One small array, all of it or one cell's."""
+        try:
+            return np.asarray(self.array(name)[index or ...])
+        except TempoError:
+            raise
+        except Exception as error:  # whatever a damaged file makes a codec raise
+            raise DamagedError(f"{self.place}: {name} cannot be read: {one_line(error)}") from error
+
+    def row(self, index: Index, small: Mapping[str, npt.NDArray[Any]] | None = None) -> dict[str, Any]:
+        """One cell's value of every small variable, cut to its length and its sets; `small`: read before."""
+        row: dict[str, Any] = {
+            v.name: small[v.name][index] if small else self.read(v.name, index)[()] for v in INDEX
+        }
+        sizes = {"slot": int(row["length"]), "step": int(np.count_nonzero(row["width"]))}
+        for variable in INDEX:
+            value = row[variable.name]
+            if variable.dims:
+                row[variable.name] = value[tuple(slice(sizes.get(dim)) for dim in variable.dims)]
+            elif variable.dtype == "string":
+                row[variable.name] = str(value)
+        return row
 
     def status(self) -> npt.NDArray[np.uint8]:
         """Status of every cell: one small read."""
@@ -156,6 +176,14 @@ class Cube:
                 f"{self.place}: no cell with {error.args[0]!r}; it was not asked of this cube"
             ) from None
 
+    def cell(self, index: Index) -> Cell:
+        """The experiment at a place, by the first grid that asked for it."""
+        for grid in self.grids:
+            for at, cell in self.asked(grid):
+                if at == tuple(index):
+                    return cell
+        raise CubeError(f"{self.place}: {self.name(index)} was not asked of this cube")
+
     def asked(self, grid: Grid) -> Iterator[tuple[Index, Cell]]:
         """The cells of one grid, with where they lie."""
         return ((self.index(cell), cell) for cell in grid.cells())
@@ -174,3 +202,9 @@ class Cube:
         return tuple(
             value.item() if isinstance(value, np.generic) else str(value) for value in self.read(name)
         )
+
+
+def one_line(error: BaseException) -> str:
+    """An error of a library, short enough for a line."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

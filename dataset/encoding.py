@@ -1,4 +1,4 @@
-"""How numbers lie in a cube: log16 codes, chunk and shard shapes, and what a grid will weigh."""
+"""How numbers lie in a cube: log16 codes, chunk and shard shapes."""
 
 import math
 import os
@@ -68,6 +68,9 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(4, os.cpu_count() or 1), "decode")
 
 
+os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has no threads of its parent's pool
+
+
 def attributes(variable: Variable) -> dict[str, object]:
     """Attributes that let any xarray user read the variable."""
     known: dict[str, object] = {"long_name": variable.meaning}
@@ -75,10 +78,10 @@ def attributes(variable: Variable) -> dict[str, object]:
         known["units"] = variable.unit
     if variable.codec:
         scale = SCALE[variable.codec]
-        lowest = -(HIDDEN - 0.5) / scale
+        known |= {"_FillValue": MISSING, "scale_factor": -1 / scale}
+    if variable.codec == "attention":
+        lowest = -(HIDDEN - 0.5) / SCALE["attention"]
         known |= {
-            "_FillValue": MISSING,
-            "scale_factor": -1 / scale,
             "hidden_below": lowest,
             "comment": f"decoded values under {lowest:.4f} mean hidden (weight exactly 0): drop them",
         }

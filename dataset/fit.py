@@ -1,9 +1,13 @@
-"""Does a grid fit a model: layers, heads and neurons that it names, and slots for its prompts."""
+"""Does a grid fit its model, and the cube that is there."""
 
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-from ..errors import BadInput
+from ..errors import BadInput, CubeError
+from .cube import Cube
 from .grid import Grid
 from .schema import ModelFacts
 
@@ -19,6 +23,46 @@ def must_fit(grid: Grid, facts: ModelFacts, prompt_tokens: int) -> None:
             f"max_slots: {grid.max_slots} slots do not hold the longest prompt, "
             f"{prompt_tokens} tokens, and one more"
         )
+
+
+def must_agree(cube: Cube, grid: Grid, facts: ModelFacts) -> None:
+    """An extension adds prompts, seeds, modes and values of axes; whatever else differs is listed."""
+    there, here = _fixed(cube.grids[0]), _fixed(grid)
+    there |= _prefixed("model", cube.facts.to_dict()) | _prefixed("trait", cube.attrs["traits"])
+    here |= _prefixed("model", facts.to_dict()) | _prefixed("trait", traits(grid))
+    there["model id"] = here["model id"]  # the same files are the same model, whatever they are called
+    differences = [
+        f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
+        for name in there | here
+        if there.get(name) != here.get(name)
+    ]
+    if differences:
+        raise CubeError(
+            f"{cube.place} cannot take this grid: {'; '.join(differences)}; "
+            f"give another --out, or --overwrite to replace the cube"
+        )
+
+
+def traits(grid: Grid) -> dict[str, str]:
+    """SHA-256 of each trait's vector file: a vector is what it holds, wherever it lies."""
+    found = {}
+    for name, file in grid.capture.project:
+        if not Path(file).is_file():
+            raise BadInput(f"capture.project.{name}: {file}: no such file")
+        found[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return found
+
+
+def _fixed(grid: Grid) -> dict[str, Any]:
+    """What an extension must not change, less what is compared by its hash."""
+    options = grid.invariants()
+    return {
+        name: options[name] for name in options if name != "model" and not name.startswith("capture.project")
+    }
+
+
+def _prefixed(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{kind} {name}": value for name, value in values.items()}
 
 
 def _named(grid: Grid) -> Iterator[tuple[str, str, int]]:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -29,12 +29,12 @@ from .textfile import did_you_mean
 
 __all__ = ["MODES", "SWEPT", "Cell", "Grid", "Prompt", "json_schema"]
 
-MODES = ("isolated", "causal", "visible", "single")
 
 # The options that may be lists, in the order of the cube's dims.
 SWEPT = ("threshold", "temperature", "max_width", "readout", "prune", "ablate", "max_tokens")
 
 Mode = Literal["isolated", "causal", "visible", "single"]
+MODES: tuple[str, ...] = get_args(Mode)
 Leader = Literal["isolated", "causal", "visible", None]
 Readout = Literal["mixture", "top", "last"]
 Control = Literal["clone", "repeat", "no_mask", None]
@@ -43,7 +43,8 @@ Control = Literal["clone", "repeat", "no_mask", None]
 def _model(name: str, info: ValidationInfo) -> str:
     """A model given as a path starts at the grid file's folder, as every path in it does."""
     folder = getattr(info.context, "folder", None)
-    if folder is None or not name.startswith(("./", "../", "~", "/")):
+    here = folder is not None and name != "embedded" and Path(folder, name).is_dir()
+    if folder is None or not (here or name.startswith(("./", "../", "~", "/"))):
         return name
     full = Path(folder, os.path.expanduser(name))
     if not full.is_dir():

@@ -100,7 +100,7 @@ def take(place: Place, *, beat: float = BEAT, stale: float = STALE) -> Lease:
     number, record = _newest(place)
     free = record is None or record["released"] or _gone(record)
     if record is not None and not free:
-        if time.time() - record["time"] < stale:
+        if abs(time.time() - record["time"]) < stale:
             raise LeaseError(_held(place, record))
         if _beats_again(place, record, 3 * beat):  # clocks differ; a heartbeat that moves does not lie
             raise LeaseError(_held(place, record))
@@ -128,10 +128,13 @@ class Permit:
         record = _newest(self.place)[1]
         if record is None or record["token"] != self.token or record["released"]:
             raise LeaseError(f"{self.place}: the run this work belongs to is over; nothing was written")
-        now = time.monotonic()
-        if record["beats"] != self._beats:
+        now, first = time.monotonic(), self._beats < 0
+        alive = abs(time.time() - record["time"]) < self.sight or not first
+        if alive and record["beats"] != self._beats:
             self._beats, self._seen = record["beats"], now
-        elif now - self._seen > self.sight:
+        elif first and _beats_again(self.place, record, 3 * BEAT):  # clocks differ: only a beat tells
+            self.check()
+        elif first or now - self._seen > self.sight:
             raise LeaseError(
                 f"{self.place}: no heartbeat of the run for {self.sight:.0f} s; nothing was written"
             )

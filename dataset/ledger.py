@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from ..errors import CubeError
+from ..errors import DamagedError
 from .cube import Cube, Index
 from .lease import Lease
-from .schema import DONE, INDEX, PENDING
+from .schema import DONE, FAILED, INDEX, PENDING, QUARANTINED
 from .verify import verify_cell
 from .writing import RECEIPTS, Receipt, verify_shards
 
@@ -45,25 +45,47 @@ class Ledger:
         }
 
     def fold(self) -> list[Folded]:
-        """Take in every receipt there is; those of a run that died are verified in full first."""
-        place = self.cube.place
-        came: dict[str, Receipt] = {}
-        left = place.list(RECEIPTS)
-        for stored, receipt in zip(left, place.each(self._accepted, [s.key for s in left]), strict=True):
-            if receipt is not None:
-                came[stored.key] = receipt
-                if self.lease.taken_over:
-                    self._folded_at[receipt.index] = stored.modified
-        self._write({receipt.index: receipt.values for receipt in came.values()})
-        place.delete(stored.key for stored in left)
-        return [Folded(r.index, r.values["status"], r.values["error"]) for r in came.values()]
+        """Take in every receipt there is; those of a run that died are verified in full first.
 
-    def mark(self, cells: Iterable[Index], status: int, error: str = "", attempts: int | None = None) -> None:
-        """Set what the driver itself knows of cells: failed without a receipt, quarantined, pending again."""
-        values: dict[str, Any] = {"status": status, "error": error}
-        if attempts is not None:
-            values["attempts"] = attempts
-        self._write(dict.fromkeys(cells, values))
+        A receipt that is not believed is told of as pending, with the reason: its cell is to be done again.
+        """
+        place = self.cube.place
+        left = place.list(RECEIPTS)
+        looked = place.each(self._looked_at, [stored.key for stored in left])
+        came = {receipt.index: receipt.values for receipt, _ in looked if receipt is not None}
+        if self.lease.taken_over:
+            times = (stored.modified for stored in left)
+            self._folded_at |= {
+                r.index: at for (r, _), at in zip(looked, times, strict=True) if r is not None
+            }
+        self._write(came)
+        place.delete(stored.key for stored in left)
+        refused = [told for _, told in looked if told is not None]
+        return [Folded(index, v["status"], v["error"]) for index, v in came.items()] + refused
+
+    def mark(
+        self, cells: Iterable[Index], status: int, error: str = "", *, attempts: int | None = None
+    ) -> None:
+        """Set what the driver itself knows of cells: failed without a receipt, quarantined, pending again.
+
+        A failure and a quarantine count as a try unless `attempts` says how many there were.
+        """
+        tries = self.cube.read("attempts")
+        more = int(status in (FAILED, QUARANTINED))
+        self.set(
+            {
+                index: {
+                    "status": status,
+                    "error": error,
+                    "attempts": int(tries[index]) + more if attempts is None else attempts,
+                }
+                for index in cells
+            }
+        )
+
+    def set(self, cells: Mapping[Index, Mapping[str, Any]]) -> None:
+        """Set values of small variables of cells, such as the `check_value`s of a cross-check."""
+        self._write(cells)
 
     def status(self) -> npt.NDArray[np.uint8]:
         """Status of every cell, as last written."""
@@ -91,18 +113,25 @@ class Ledger:
         }
         return sorted(late)
 
-    def _accepted(self, key: str) -> Receipt | None:
-        """The receipt, unless it is torn, its cell is done already, or its shards are not all there."""
-        data = self.cube.place.get(key)
+    def _looked_at(self, key: str) -> tuple[Receipt | None, Folded | None]:
+        """A receipt that is believed, or what to say of one that is not; a store that fails is an error."""
         try:
-            receipt = Receipt.from_bytes(data or b"")
-            ours = receipt.lease == self.lease.token
-            if not ours and self._status[receipt.index] == DONE:
-                return None
+            receipt = Receipt.from_bytes(self.cube.place.get(key) or b"")
+            if len(receipt.index) != self._status.ndim:
+                raise ValueError(f"a cell of {len(receipt.index)} dims")
+            done = self._status[receipt.index] == DONE
+        except (ValueError, IndexError):  # torn, or of another cube: nobody can say of which cell
+            return None, None
+        ours = receipt.lease == self.lease.token
+        if done and (
+            not ours or (receipt.values["status"] != DONE and not verify_cell(self.cube, receipt.index))
+        ):
+            return None, None  # finished before, or by the other of two workers that had it
+        try:
             verify_shards(self.cube.place, receipt.shards, full=not ours)
-        except (ValueError, IndexError, CubeError):
-            return None
-        return receipt
+        except DamagedError as error:
+            return None, Folded(receipt.index, PENDING, str(error))
+        return receipt, None
 
     def _write(self, cells: Mapping[Index, Mapping[str, Any]]) -> None:
         """Put values of cells into the small arrays, chunk by chunk, `status` after all others."""
@@ -115,7 +144,7 @@ class Ledger:
         for chunk, members in by_chunk.items():
             self._update(chunk, {index: cells[index] for index in members})
         for index, values in cells.items():
-            self._status[index] = values["status"]
+            self._status[index] = values.get("status", self._status[index])
         self._arrays["status"][...] = self._status
 
     def _update(self, chunk: Chunk, cells: Mapping[Index, Mapping[str, Any]]) -> None:

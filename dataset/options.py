@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -183,6 +183,12 @@ class Capture(Options):
     project: Annotated[tuple[tuple[str, str], ...], _Sorted()] = Field(
         default=(), description="trait name -> .npy vector the residual stream is projected on"
     )
+
+    @model_validator(mode="after")
+    def _neurons_of_something(self) -> Self:
+        if self.neurons != "all" and not self.internals:
+            raise wrong("without internals no neuron is kept; name their layers in internals", "neurons")
+        return self
 
 
 class Storage(Options):

@@ -75,7 +75,7 @@ def from_file(path: Path, wanted_by: str = "") -> list[Placed]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise BadInput(f"{wanted_by}{path}: a prompts file ends in {', '.join(_READERS)}")
-    category = path.stem.removeprefix("prompts_") or path.stem
+    category = path.stem
     # Python's own splitlines() also splits at form feeds and the like, and then line numbers are off.
     text = re.sub(r"\r\n?", "\n", read_text(path, wanted_by))
     placed = list(reader(text, str(path), category))

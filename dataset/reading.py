@@ -123,11 +123,14 @@ def _used(dataset: xr.Dataset) -> dict[str, slice]:
 
 
 def _chunks(cube: Cube, array: xr.DataArray) -> dict[str, int]:
-    """Blocks of cells by layer: few enough tasks, and blocks that fit in memory many times over."""
+    """Blocks of cells by the layers that one inner chunk holds: nothing is decoded twice, tasks are few."""
     cells = dict(zip(cube.labels.dims(), cube.shape, strict=True))
-    by_layer = {dim: 1 for dim in ("layer", "residual_layer") if dim in array.dims}
-    one = math.prod(n for dim, n in array.sizes.items() if dim not in cells and dim not in by_layer) * 4
-    layers = math.prod(array.sizes[dim] for dim in by_layer)
+    stored = next((name for name in (array.name, "log_attention", "attention") if name in cube.data), "")
+    inner = cube.metas[stored]["codecs"][0]["configuration"]["chunk_shape"][len(cells) :]
+    dims = cube.data[stored].dims
+    by_layer = {dim: n for dim, n in zip(dims, inner, strict=True) if dim in ("layer", "residual_layer")}
+    one = math.prod(by_layer.get(str(dim), n) for dim, n in array.sizes.items() if dim not in cells) * 4
+    layers = math.prod(math.ceil(array.sizes[dim] / n) for dim, n in by_layer.items())
     room = max(1, CHUNK_BYTES // max(one, 1), math.ceil(math.prod(cells.values()) * layers / MOST_CHUNKS))
     blocks: dict[str, int] = {}
     for dim in reversed(cells):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import CubeError
@@ -46,8 +47,6 @@ def replace(place: Place, lease: Lease, build: Build) -> None:
 def _swap(place: Place, lease: Lease, build: Build) -> None:
     """Build beside, then two renames; a crash between them is finished by `finish_swap`."""
     new, old = _beside(place)
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
     beside = Place.at(new)
     lease.copy(beside)
     build(beside, lease)
@@ -59,13 +58,21 @@ def _swap(place: Place, lease: Lease, build: Build) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def clear(place: Place) -> None:
+    """Remove what an overwrite that died has left beside the cube; whoever holds the lease may."""
+    if place.path is not None:
+        for left in _beside(place):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def finish_swap(place: Place) -> None:
     """The second rename of an overwrite that died after the first."""
     if place.path is None or place.path.exists():
         return
     new, _ = _beside(place)
     if (new / ROOT).exists():
-        new.rename(place.path)
+        with suppress(FileNotFoundError):  # another process was faster
+            new.rename(place.path)
 
 
 def _beside(place: Place) -> tuple[Path, Path]:

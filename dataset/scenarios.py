@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from .visibility import MODES
+from .grid import MODES
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

@@ -44,10 +44,16 @@ class ModelFacts:
     hidden: int
     neurons: int
     vocab: int
+    windows: tuple[int | None, ...] = ()  # a layer's sliding window; empty: none has one
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> "ModelFacts":
+        """As `to_dict` wrote it."""
+        return cls(**stored | {"windows": tuple(stored["windows"])})
 
     def to_dict(self) -> dict[str, Any]:
         """As stored in the cube's attributes."""
-        return asdict(self)
+        return asdict(self) | {"windows": list(self.windows)}
 
 
 Plane = Literal["index", "data"]
@@ -120,8 +126,16 @@ INDEX = (
     Variable("margin_order", _STEP, "float64", NAN, "", "smallest gap of p' between neighbours in the set"),
     Variable("top_token", ("step", "rank"), "int32", -1, "id", "best tokens of the readout"),
     Variable("top_logprob", ("step", "rank"), "float32", NAN, "nat", "their log-probabilities, exact"),
-    Variable("check_result", ("check",), "uint8", NOT_APPLICABLE, "", "0 fail, 1 pass, 2 not applicable"),
-    Variable("check_value", ("check",), "float64", NAN, "", "the number behind the check"),
+    Variable(
+        "check_result",
+        ("check",),
+        "uint8",
+        NOT_APPLICABLE,
+        "",
+        "0 fail, 1 pass, 2 not applicable",
+        content=False,
+    ),
+    Variable("check_value", ("check",), "float64", NAN, "", "the number behind the check", content=False),
 )
 
 DIMENSIONS = (
@@ -195,11 +209,6 @@ def captured(grid: Grid, variable: Variable) -> dict[str, list[int]]:
     elif variable.name in INTERNALS:
         asked = {"layer": capture.internals}
     return {dim: list(part) for dim, part in asked.items() if part != "all"}
-
-
-def cell_dims(grid: Grid) -> tuple[str, ...]:
-    """Prompt, seed and mode, then each swept option."""
-    return ("prompt", "seed", "mode", *grid.axes)
 
 
 def capacity(grid: Grid, prompt_tokens: int) -> int:

@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from .cube import Cube
 from .encoding import row_axis
 from .grid import Cell, Grid
 from .options import threshold_at
 from .place import Place
 from .planted import Path, checks, log_attention, path, selection, shifted
 from .scenarios import SCENARIOS, THRESHOLD, Design, Effects, frame, lost, matching, stream, values
-from .schema import BLOCK, CHECKS, FAIL, ModelFacts
+from .schema import BLOCK, ModelFacts
 from .store import Driver, Task
+from .visibility import asked_rows
 from .writing import CellWriter
 
 __all__ = ["SCENARIOS", "Design", "Effects", "Simulated", "cube", "frame", "grid", "values"]
@@ -122,18 +122,14 @@ def _write(task: Task, design: Design, effects: Effects, seed: int, response: fl
     moved = 0.0 if same_mode or cell.mode == design.leader else effects.logit_sd
     readout = shifted(shape.readout, moved, stream("readout", seed, *where))
     checked = checks(shape, cell.mode, logs, effects)
-    wrong = [name for name, result in zip(CHECKS, checked["check_result"], strict=True) if result == FAIL]
     writer = task.writer()
-    logs[..., ~_queries(writer.cube, shape), :] = np.nan
+    attention = writer.cube.grids[0].capture.attention
+    logs[..., ~asked_rows(attention.queries if attention else "all", shape.slot_step), :] = np.nan
     for name in writer.cube.data:
         values = readout if name == "logits" else logs
         _send(writer, name, np.exp(values) if name == "attention" else values)
-    control = cell.control == "no_mask"
-    writer.finish(
-        _small(shape, cell, readout) | checked,
-        applied_mode=mode if control else None,
-        failed="" if control or not wrong else f"treatment check {', '.join(wrong)} failed",
-    )
+    applied = mode if cell.control == "no_mask" else None
+    writer.finish(_small(shape, cell, readout) | checked, applied_mode=applied)
 
 
 def _applied(design: Design, effects: Effects, index: tuple[int, ...]) -> str:
@@ -175,15 +171,3 @@ def _send(writer: CellWriter, name: str, values: Array) -> None:
     for start in range(0, values.shape[axis], BLOCK):
         rows = range(start, min(start + BLOCK, values.shape[axis]))
         writer.write(name, values.take(rows, axis=axis).astype(np.float32), start)
-
-
-def _queries(cube: Cube, shape: Path) -> npt.NDArray[np.bool_]:
-    """(slot,): rows that the grid asked for."""
-    attention = cube.grids[0].capture.attention
-    asked = attention.queries if attention else "all"
-    generated = shape.slot_step >= 0
-    if asked == "last":
-        best = np.zeros(generated.size, bool)
-        best[np.r_[shape.prompt.size - 1, shape.prompt.size + shape.best]] = True
-        return best
-    return generated if asked == "generated" else np.ones(generated.size, bool)

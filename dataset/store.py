@@ -13,11 +13,11 @@ import numpy.typing as npt
 import zarr
 from zarr.storage import StorePath
 
-from ..errors import CubeError, TempoError
+from ..errors import TempoError
 from . import lease as leases
 from . import replacing
 from .cube import Cube, Index
-from .fit import must_fit
+from .fit import must_agree, must_fit, traits
 from .grid import Cell, Grid
 from .lease import Lease, Permit
 from .ledger import Folded, Ledger
@@ -83,19 +83,22 @@ class Driver:
         prompt_tokens: int,
         *,
         overwrite: bool = False,
-        **lease: float,
+        beat: float = leases.BEAT,
+        stale: float = leases.STALE,
     ) -> None:
         self.place, self.grid = Place.at(where), grid
         self._facts, self._prompt_tokens = facts, prompt_tokens
-        self._overwrite, self._lease_options = overwrite, lease
+        self._overwrite, self._beat, self._stale = overwrite, beat, stale
 
     def __enter__(self) -> "Driver":
         must_fit(self.grid, self._facts, self._prompt_tokens)
+        replacing.finish_swap(self.place)
         found = None if self._overwrite else Cube.find(self.place)
         replacing.refuse_strangers(self.place)
         _labels(found, self.grid, self._facts)  # refuses what does not fit before anything is made
-        self.lease = leases.take(self.place, **self._lease_options)
+        self.lease = leases.take(self.place, beat=self._beat, stale=self._stale)
         try:
+            replacing.clear(self.place)
             if self._overwrite and replacing.occupied(self.place):
                 replacing.replace(self.place, self.lease, self._commit)
             else:
@@ -202,32 +205,8 @@ def _labels(cube: Cube | None, grid: Grid, facts: ModelFacts) -> Labels:
     """The coordinates with this grid, in a cube that can take it."""
     if cube is None:
         return Labels().extended(grid)
-    _must_agree(cube, grid, facts)
+    must_agree(cube, grid, facts)
     return cube.labels.extended(grid)
-
-
-def _must_agree(cube: Cube, grid: Grid, facts: ModelFacts) -> None:
-    """An extension adds prompts, seeds, modes and values of axes; whatever else differs is listed."""
-    before, now = (
-        cube.grids[0].invariants() | {"model": None},
-        grid.invariants() | {"model": None},
-    )  # its hash decides
-    differences = [
-        f"{name}: {before.get(name)!r} there, {now.get(name)!r} here"
-        for name in before | now
-        if before.get(name) != now.get(name)
-    ]
-    old, new = cube.facts.to_dict(), facts.to_dict()
-    differences += [
-        f"model {name}: {old[name]!r} there, {new[name]!r} here"
-        for name in old
-        if name != "id" and old[name] != new[name]
-    ]
-    if differences:
-        raise CubeError(
-            f"{cube.place} cannot take this grid: {'; '.join(differences)}; "
-            f"give another --out, or --overwrite to replace the cube"
-        )
 
 
 def _attributes(grid: Grid, facts: ModelFacts) -> dict[str, Any]:
@@ -238,6 +217,7 @@ def _attributes(grid: Grid, facts: ModelFacts) -> dict[str, Any]:
         "coordinates": "prompt_text category",
         "grid": [grid.to_dict()],
         "model": facts.to_dict(),
+        "traits": traits(grid),
         "control": grid.control,
         "captured_layers": _part(attention.layers, facts.layers) if attention else [],
         "captured_heads": _part(attention.heads, facts.heads) if attention else [],

@@ -1,4 +1,4 @@
-"""Is a cube what it says: metadata, every shard, every checksum, every digest, and what is missing."""
+"""Is a cube what it says: metadata, coordinates, every shard, checksum, digest and sum; what is missing."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,10 +8,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .cube import Cube, Index
+from ..errors import TempoError
+from .cube import Cube, Index, one_line
 from .digest import Digest
-from .encoding import row_axis
-from .schema import BLOCK, CHECKS, DONE, FAIL, FAILED, INDEX, PENDING, QUARANTINED, STATUS, Variable
+from .encoding import decode, row_axis
+from .schema import BLOCK, DONE, FAILED, INDEX, NOT_ASKED, PENDING, QUARANTINED, STATUS, Variable
+from .template import Labels
+from .visibility import asked_rows, existence, visibility
+from .writing import failed_checks
+
+SUM = {"log_attention": 5e-3, "attention": 1e-3}  # how far a row of weights may be from 1
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -42,15 +50,14 @@ class Verdict:
 def verify(where: Any, progress: Callable[[int, int], None] = lambda done, total: None) -> Verdict:
     """Check a cube from its metadata to the last stored value."""
     cube = where if isinstance(where, Cube) else Cube.open(where)
-    problems = list(_metadata(cube))
     status = cube.status()
     counts = {name: int((status == code).sum()) for code, name in enumerate(STATUS)}
-    done = cube.cells(DONE)
+    problems = [*_metadata(cube), *_coordinates(cube, status)]
     small = _small_arrays(cube, problems)
+    done = cube.cells(DONE) if small else []
     with ThreadPoolExecutor() as pool:  # decoding and hashing let go of the interpreter
-        found = pool.map(lambda index: verify_cell(cube, index, small), done if small else [])
-        for n, (index, wrong) in enumerate(zip(done, found, strict=False)):
-            problems += [Problem(cube.name(index), what) for what in wrong]
+        for n, wrong in enumerate(pool.map(lambda index: verify_cell(cube, index, small), done)):
+            problems += [Problem(cube.name(done[n]), what) for what in wrong]
             progress(n + 1, len(done))
     problems += [
         Problem(
@@ -61,55 +68,28 @@ def verify(where: Any, progress: Callable[[int, int], None] = lambda done, total
     return Verdict(counts, problems, [cube.name(index) for index in cube.cells(PENDING)])
 
 
-def verify_cell(cube: Cube, index: Index, small: dict[str, npt.NDArray[Any]] | None = None) -> list[str]:
+def verify_cell(cube: Cube, index: Index, small: dict[str, Array] | None = None) -> list[str]:
     """What is wrong with one done cell: shards missing or damaged, other values than were written."""
     try:
-        values = _values(cube, index, small)
-        found = _digest(cube, index, values)
+        values = cube.row(index, small)
+        digest, wrong = Digest(), [failed_checks(values["check_result"], cube.grids[0].control)]
+        for variable in cube.data.values():
+            for start, block in blocks(cube, variable, index, int(values["length"]), len(values["width"])):
+                digest.block(variable, block)
+                wrong.append(_not_attention(cube, index, values, variable, start, block))
+        found = digest.finish(values, tuple(cube.data))
     except Exception as error:  # noqa: BLE001 - whatever a damaged file makes a codec raise, the cell is named
-        return [f"a shard is damaged: {_one_line(error)}"]
-    wrong = [
-        f"treatment check {name} failed"
-        for name, result in zip(CHECKS, values["check_result"], strict=True)
-        if result == FAIL and cube.grids[0].control != "no_mask"
-    ]
+        return [str(error) if isinstance(error, TempoError) else f"a shard is damaged: {one_line(error)}"]
     if found != values["digest"]:
         lost = _missing_shards(cube, index, int(values["length"]), len(values["width"]))
-        wrong += lost or ["the stored values are not those that were written (digest differs)"]
-    return wrong
-
-
-def _values(cube: Cube, index: Index, small: dict[str, npt.NDArray[Any]] | None) -> dict[str, Any]:
-    """The cell's row of every small array, cut to its length and its number of sets."""
-    row: dict[str, Any] = {
-        v.name: (small[v.name] if small else cube.array(v.name))[index]
-        for v in INDEX
-        if v.name not in _NOT_HASHED
-    }
-    sizes = {"slot": int(row["length"]), "step": int(np.count_nonzero(row["width"]))}
-    cut = {v.name: tuple(slice(sizes.get(dim)) for dim in v.dims) for v in INDEX}
-    return {name: value[cut[name]] if cut[name] else _scalar(value) for name, value in row.items()}
-
-
-_NOT_HASHED = ("status", "error", "attempts", "seconds", "worker", "path_digest")
-
-
-def _scalar(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
-
-
-def _digest(cube: Cube, index: Index, values: dict[str, Any]) -> str:
-    digest = Digest()
-    for variable in cube.data.values():
-        for block in blocks(cube, variable, index, int(values["length"]), len(values["width"])):
-            digest.block(variable, block)
-    return digest.finish(values, tuple(cube.data))
+        return lost or ["the stored values are not those that were written (digest differs)"]
+    return [what for what in dict.fromkeys(wrong) if what]
 
 
 def blocks(
     cube: Cube, variable: Variable, index: Index, length: int, sets: int
-) -> Iterator[npt.NDArray[Any]]:
-    """The stored blocks of rows of one cell, captured layers and heads only, as they were written."""
+) -> Iterator[tuple[int, Array]]:
+    """First row and stored values of each block of one cell, captured layers and heads only, as written."""
     axis, captured, array = row_axis(variable), cube.captured(variable), cube.array(variable.name)
     rows = sets if variable.dims[axis] == "step" else length
     ends = {"key": length, "slot": length, "query": length}
@@ -119,15 +99,38 @@ def blocks(
         block = np.asarray(array[(*index, *part)])
         for dim, chosen in captured.items():
             block = block.take(chosen, axis=variable.dims.index(dim))
-        yield block
+        yield start, block
+
+
+def _not_attention(
+    cube: Cube, index: Index, values: dict[str, Any], variable: Variable, start: int, block: Array
+) -> str:
+    """What a block of attention must not have: gaps, weight on hidden pairs, rows without sum 1."""
+    if variable.name not in SUM:
+        return ""
+    grid = cube.grids[0]
+    weights = decode(block, variable.codec, logs=False) if variable.codec else block
+    rows = slice(start, start + block.shape[2])
+    attention = grid.capture.attention
+    asked = asked_rows(attention.queries if attention else "all", values["slot_step"])
+    there = (existence(values["slot_step"]) & asked[:, None])[rows]
+    if np.isnan(weights[:, :, there]).any():
+        return f"{variable.name} has gaps where tokens were seen"
+    if not np.isnan(weights[:, :, ~there]).all():
+        return f"{variable.name} has weights on tokens that did not exist"
+    mode = cube.labels.mode[index[2]]
+    hidden = ~visibility(mode, values["logical"], values["slot_step"], values["pruned_at"])[rows] & there
+    if grid.control != "no_mask" and weights[:, :, hidden].any():
+        return f"{variable.name} has weight on hidden pairs"
+    off = np.abs(np.nansum(weights, axis=-1)[:, :, asked[rows]] - 1)
+    return f"rows of {variable.name} do not sum to 1" if (off > SUM[variable.name]).any() else ""
 
 
 def _metadata(cube: Cube) -> Iterator[Problem]:
-    """Variables that the schema has and the cube lacks, and the other way round."""
-    wanted = {variable.name: variable for variable in (*INDEX, *cube.data.values())}
+    """Variables that the schema has and the cube lacks, or has otherwise."""
     cells = tuple(cube.labels.dims())
-    for name, variable in wanted.items():
-        meta = cube.metas.get(name)
+    for variable in (*INDEX, *cube.data.values()):
+        name, meta = variable.name, cube.metas.get(variable.name)
         if meta is None:
             yield Problem("", f"variable {name} is missing")
         elif (got := tuple(meta["dimension_names"])) != (*cells, *variable.dims):
@@ -136,19 +139,34 @@ def _metadata(cube: Cube) -> Iterator[Problem]:
             yield Problem("", f"variable {name} is {meta['data_type']}, the schema says {variable.dtype}")
 
 
-def _small_arrays(cube: Cube, problems: list[Problem]) -> dict[str, npt.NDArray[Any]]:
+def _coordinates(cube: Cube, status: npt.NDArray[np.uint8]) -> Iterator[Problem]:
+    """Coordinates and status that are not those of the grids that were asked."""
+    expected = Labels()
+    for grid in cube.grids:
+        expected = expected.extended(grid)
+    if expected != cube.labels:
+        yield Problem("", "the coordinates are not those of the grids that were asked")
+        return
+    forgotten = {index for grid in cube.grids for index, _ in cube.asked(grid) if status[index] == NOT_ASKED}
+    for index in sorted(forgotten):
+        yield Problem(cube.name(index), "was asked for, but its status says that it was not")
+
+
+def _small_arrays(cube: Cube, problems: list[Problem]) -> dict[str, Array]:
     """All small arrays; empty, and a problem more, where one cannot be read."""
     small = {}
     for variable in INDEX:
         try:
             small[variable.name] = cube.read(variable.name)
-        except Exception as error:  # noqa: BLE001 - see verify_cell
-            problems.append(Problem("", f"variable {variable.name} cannot be read: {_one_line(error)}"))
+        except (TempoError, KeyError) as error:
+            problems.append(
+                Problem("", str(error) if isinstance(error, TempoError) else f"no {variable.name}")
+            )
     return small if len(small) == len(INDEX) else {}
 
 
 def _missing_shards(cube: Cube, index: Index, length: int, sets: int) -> list[str]:
-    """Blocks of rows without a shard: the likely reason where the digest differs or nothing can be read."""
+    """Blocks of rows without a shard: the likely reason where the digest differs."""
     lost = []
     for name, variable in cube.data.items():
         axis = row_axis(variable)
@@ -156,13 +174,8 @@ def _missing_shards(cube: Cube, index: Index, length: int, sets: int) -> list[st
         there = {int(s.key.split("/")[2 + len(index) + axis]) for s in cube.place.list(folder)}
         rows = sets if variable.dims[axis] == "step" else length
         lost += [
-            f"{name}: the shard of rows {b * BLOCK}.. is missing ({folder})"
-            for b in range(-(-rows // BLOCK))
-            if b not in there
+            f"{name}: the shard of rows {block * BLOCK}.. is missing ({folder})"
+            for block in range(-(-rows // BLOCK))
+            if block not in there
         ]
     return lost
-
-
-def _one_line(error: BaseException) -> str:
-    text = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

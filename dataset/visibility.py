@@ -7,7 +7,7 @@ A slot is one token that was fed, in physical order; `slot_step` is the step who
 import numpy as np
 import numpy.typing as npt
 
-MODES = ("isolated", "causal", "visible", "single")
+from .grid import MODES
 
 PROMPT = -1  # slot_step of a prompt token
 NO_SLOT = -2  # slot_step beyond the end of an experiment
@@ -28,6 +28,21 @@ def existence(slot_step: Ints) -> Mask:
     same_set = (step[None, :] == step[:, None]) & (step[None, :] >= 0)
     real = step > NO_SLOT
     return np.asarray((earlier | same_set) & real[None, :] & real[:, None])
+
+
+def asked_rows(queries: str, slot_step: Ints) -> Mask:
+    """(slot,): rows of attention that a capture keeps: all, generated, or last.
+
+    `last` are the best token of each set, which is its first, and the last one of the prompt.
+    """
+    step = np.asarray(slot_step)
+    if queries == "all":
+        return step > NO_SLOT
+    if queries == "generated":
+        return step >= 0
+    first_of_set = (step >= 0) & np.r_[True, step[1:] != step[:-1]]
+    last_of_prompt = (step == PROMPT) & np.r_[step[1:] != PROMPT, True]
+    return np.asarray(first_of_set | last_of_prompt)
 
 
 def visibility(mode: str, logical: Ints, slot_step: Ints, pruned_at: Ints, window: int | None = None) -> Mask:

@@ -9,20 +9,20 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load, save
 
-from ..errors import CubeError
+from ..errors import DamagedError
 from .cube import Cube, Index
 from .digest import Digest, path_digest
 from .encoding import encode, row_axis
 from .grid import Cell
 from .lease import Permit
 from .place import Place, checksum
-from .schema import BLOCK, DONE, FAILED, INDEX, Variable
+from .schema import BLOCK, CHECKS, DONE, FAIL, FAILED, INDEX, NOT_APPLICABLE, Variable
 from .shards import shards
 from .visibility import NEVER
 
 RECEIPTS = "status/run/receipts"  # inside an array's folder, where no Zarr reader lists
 _DRIVERS_OWN = ("status", "attempts", "error")
-_REQUIRED = ("token", "logical", "slot_step", "width")
+_REQUIRED = ("token", "logical", "slot_step", "width", "check_result")
 
 Array = npt.NDArray[Any]
 
@@ -101,26 +101,27 @@ class CellWriter:
         self.cube.place.put(key, data)
         self._shards[key] = len(data), checksum(data)
 
-    def finish(
-        self, small: Mapping[str, Any], *, applied_mode: str | None = None, failed: str = ""
-    ) -> Receipt:
-        """Check that all of it is there and leave the receipt; `failed` names a check that was not passed."""
+    def finish(self, small: Mapping[str, Any], *, applied_mode: str | None = None) -> Receipt:
+        """Check that all of it is there and leave the receipt; a treatment check that failed fails the cell.
+
+        `applied_mode` is the visibility that was really applied, where that is not the declared one.
+        """
         values = self._small(small)
         self._must_be_complete(values)
+        red = failed_checks(values["check_result"], self.cell.control)
+        told = {"status": FAILED, "error": red} if red else {"status": DONE, "error": ""}
         cell, facts = self.cell, self.cube.facts
         values["digest"] = self._digest.finish(values, tuple(self.cube.data))
         values["path_digest"] = path_digest(
             cell.prompt, facts.sha256, cell.control, cell.ablate, applied_mode or cell.mode, values
         )
         self._clear_older_tries()
-        return self._leave(
-            values | {"status": FAILED if failed else DONE, "error": failed, "attempts": self.attempt}
-        )
+        return self._leave(values | told | {"attempts": self.attempt})
 
     def fail(self, reason: str, worker: str = "") -> Receipt:
         """Leave word that this try went wrong; nothing it wrote counts."""
         self._shards.clear()
-        empty = self._small({name: np.zeros(0, np.int32) for name in _REQUIRED})
+        empty = self._small(dict.fromkeys(_REQUIRED, ()) | {"check_result": NOT_APPLICABLE})
         told = {"status": FAILED, "error": reason, "attempts": self.attempt, "worker": worker}
         return self._leave(empty | told | {"digest": "", "path_digest": ""})
 
@@ -215,10 +216,19 @@ class CellWriter:
         length, sets = values["length"], len(values["width"])
         if length > self.cube.sizes["slot"] or sets > self.cube.sizes["step"]:
             raise ValueError(f"cell {self.index}: {length} slots and {sets} sets do not fit in the cube")
+        fed = np.bincount(values["slot_step"][values["slot_step"] >= 0], minlength=sets)
+        if not np.array_equal(fed, values["width"]) or not values["width"].all():
+            raise ValueError(f"cell {self.index}: slot_step has sets of {fed}, width says {values['width']}")
         for name, variable in self.cube.data.items():
             want = sets if variable.dims[row_axis(variable)] == "step" else length
             if self._rows.get(name, 0) != want:
                 raise ValueError(f"cell {self.index}: {name} has {self._rows.get(name, 0)} of {want} rows")
+
+
+def failed_checks(results: Array, control: str | None) -> str:
+    """The treatment checks that failed, in words; under `no_mask` they must, and the cell counts as done."""
+    red = [name for name, result in zip(CHECKS, results, strict=True) if result == FAIL]
+    return f"treatment check {', '.join(red)} failed" if red and control != "no_mask" else ""
 
 
 def verify_shards(place: Place, shards: Mapping[str, tuple[int, int]], *, full: bool | None = None) -> None:
@@ -228,10 +238,10 @@ def verify_shards(place: Place, shards: Mapping[str, tuple[int, int]], *, full: 
             data = place.get(key)
             found = None if data is None else len(data)
             if data is not None and found == size and checksum(data) != crc:
-                raise CubeError(f"{place}: shard {key} is not what was written")
+                raise DamagedError(f"{place}: shard {key} is not what was written")
         else:
             found = place.size(key)
         if found != size:
-            raise CubeError(
+            raise DamagedError(
                 f"{place}: shard {key} " + ("is missing" if found is None else f"has {found} of {size} bytes")
             )

@@ -14,7 +14,7 @@ import obstore
 from tempocube.dataset.cube import Cube
 from tempocube.dataset.encoding import row_axis
 from tempocube.dataset.grid import Cell, Grid
-from tempocube.dataset.schema import BLOCK, DONE, ModelFacts
+from tempocube.dataset.schema import BLOCK, CHECKS, DONE, PASS, ModelFacts
 from tempocube.dataset.store import Driver, Task
 from tempocube.dataset.visibility import existence, visibility
 from tempocube.dataset.writing import Receipt
@@ -58,6 +58,7 @@ def experiment(cell: Cell, model: ModelFacts) -> tuple[dict[str, Any], np.ndarra
         "slot_step": slot_step,
         "width": width,
         "probability": rng.random(slots),
+        "check_result": [PASS] * len(CHECKS),
         "text": f"{cell.prompt} … {cell.seed}",
         "seconds": 0.5,
         "worker": str(os.getpid()),

@@ -71,7 +71,7 @@ def captures() -> st.SearchStrategy[dict[str, Any]]:
             "neurons": selections,
             "project": st.dictionaries(st.sampled_from(["a", "trait"]), st.just("vectors/a.npy")),
         },
-    )
+    ).filter(lambda made: made.get("internals") or made.get("neurons", "all") == "all")
 
 
 def prompts() -> st.SearchStrategy[Any]:

@@ -17,7 +17,7 @@ WORKERS, KILLS = 8, 20
 
 def test_eight_writers_killed_twenty_times_lose_nothing(where, tmp_path):
     """The driver folds while workers die in the middle of cells; the end is that of a run without kills."""
-    model, asked = facts(layers=4, heads=8), grid(10, seeds=[1, 2, 3, 4], max_tokens=60)
+    model, asked = facts(layers=4, heads=8), grid(30, seeds=[1, 2, 3, 4], max_tokens=60)
     undisturbed = digests(fill(tmp_path / "undisturbed.zarr", asked, model).place)
     rng = random.Random(5)
     kills = 0
@@ -28,7 +28,7 @@ def test_eight_writers_killed_twenty_times_lose_nothing(where, tmp_path):
             rng.shuffle(tasks)
             workers = [start(write_all, tasks[i::WORKERS], model, environment()) for i in range(WORKERS)]
             for victim in workers:
-                time.sleep(rng.uniform(0, 0.1))
+                time.sleep(rng.uniform(0, 0.05))
                 kills += victim.is_alive()
                 victim.kill()
                 victim.join()

@@ -91,12 +91,12 @@ def test_the_long_grid_fills_334_slots_a_hundred_times() -> None:
 def test_the_trait_files_hold_24_prompts() -> None:
     grid = Grid.load("traits")
     assert Counter(prompt.category for prompt in grid.prompts) == {
-        "uncertainty": 8,
-        "commitment": 4,
-        "cognitive": 4,
-        "sycophancy": 4,
-        "tier3_uncertainty": 2,
-        "tier3_cognitive": 2,
+        "prompts_uncertainty": 8,
+        "prompts_commitment": 4,
+        "prompts_cognitive": 4,
+        "prompts_sycophancy": 4,
+        "prompts_tier3_uncertainty": 2,
+        "prompts_tier3_cognitive": 2,
     }
     assert grid.capture.residual
     assert len(grid.cells()) == 24

@@ -51,14 +51,19 @@ def test_prompts_may_be_written_in_several_forms(written: Any, read: list[tuple[
 def test_a_text_file_has_a_prompt_a_line() -> None:
     text = "\ufeff# a comment\r\n\r\n  Once upon a time \r\n   # another\rShe said\x0cto him\n\n"
     assert read(write("prompts_uncertainty.txt", text)) == (
-        Prompt("Once upon a time", "uncertainty"),
-        Prompt("She said\x0cto him", "uncertainty"),
+        Prompt("Once upon a time", "prompts_uncertainty"),
+        Prompt("She said\x0cto him", "prompts_uncertainty"),
     )
 
 
 @pytest.mark.parametrize(
     ("name", "category"),
-    [("a.txt", "a"), ("prompts_.txt", "prompts_"), ("prompts.TXT", "prompts"), ("sub/prompts_b.txt", "b")],
+    [
+        ("a.txt", "a"),
+        ("prompts_.txt", "prompts_"),
+        ("prompts.TXT", "prompts"),
+        ("sub/prompts_b.txt", "prompts_b"),
+    ],
 )
 def test_the_category_is_the_stem(name: str, category: str) -> None:
     assert read(write(name, "Once upon")) == (Prompt("Once upon", category),)
@@ -71,7 +76,7 @@ def test_a_csv_file_has_columns_in_any_order() -> None:
         Prompt("two\nlines", "stories", "b"),
         Prompt("third", "fact", None),
     )
-    assert read(write("prompts_x.csv", "prompt\na\n")) == (Prompt("a", "x"),)
+    assert read(write("prompts_x.csv", "prompt\na\n")) == (Prompt("a", "prompts_x"),)
 
 
 def test_a_jsonl_file_has_an_object_a_line() -> None:

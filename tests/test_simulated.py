@@ -34,7 +34,10 @@ def make(tmp_path: Path) -> Make:
             design, effects or Effects(), tmp_path / "cube.zarr", seed, overwrite=True, **options
         )
         wrong = [problem for problem in verify(simulated.url).problems if "failed: " not in problem.what]
-        assert not wrong
+        gaps = "log_attention has gaps where tokens were seen"
+        assert {problem.what for problem in wrong} <= (
+            {gaps} if effects and effects.nan_layer is not None else set()
+        )
         return simulated, open_cube(simulated.url)
 
     return made

@@ -287,6 +287,7 @@ def test_ten_thousand_cells_open_list_and_fold_in_seconds(tmp_path):
         "logical": np.arange(9),
         "slot_step": np.repeat([-1, 0], [5, 4]),
         "width": [4],
+        "check_result": 1,
     }
     where = tmp_path / "a.zarr"
     with Driver(where, asked, facts(), PROMPT_TOKENS) as run:

@@ -69,7 +69,7 @@ def test_a_small_array_that_was_changed_is_noticed(cube):
 def test_a_small_array_that_cannot_be_read_is_named(cube):
     key = cube.place.list("token/c")[0].key
     cube.place.put(key, cube.place.get(key)[:-7])
-    assert any("variable token cannot be read" in problem for problem in problems(cube))
+    assert any("token cannot be read" in problem for problem in problems(cube))
 
 
 def test_missing_cells_are_listed(where):
@@ -98,7 +98,7 @@ def test_a_failed_treatment_check_is_named(tmp_path):
         results = [0 if check == "isolation" else 1 for check in CHECKS]
         run.todo()[0].writer().finish(small | {"check_result": results})
     assert [str(p) for p in verify(tmp_path / "a.zarr").problems] == [
-        "prompt=p0 seed=1 mode=visible: treatment check isolation failed"
+        "prompt=p0 seed=1 mode=visible: failed: treatment check isolation failed"
     ]
 
 

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempocube.dataset.visibility import MODES, existence, visibility
+from tempocube.dataset.grid import MODES
+from tempocube.dataset.visibility import asked_rows, existence, visibility
 
 
 @st.composite
@@ -90,3 +91,13 @@ def test_a_row_is_final_however_long_the_experiment_gets():
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="isolated, causal, visible, single"):
         visibility("visable", np.zeros(1), np.zeros(1), np.zeros(1))
+
+
+def test_rows_that_a_capture_keeps():
+    slot_step = np.array([-1, -1, 0, 0, 1, 2, 2, -2])
+    kept = {
+        queries: np.flatnonzero(asked_rows(queries, slot_step)).tolist()
+        for queries in ("all", "generated", "last")
+    }
+    assert kept == {"all": [0, 1, 2, 3, 4, 5, 6], "generated": [2, 3, 4, 5, 6], "last": [1, 2, 4, 5]}
+    assert np.flatnonzero(asked_rows("last", np.array([-1, -1]))).tolist() == [1]
