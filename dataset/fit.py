@@ -15,6 +15,7 @@ from .schema import ModelFacts
 def must_fit(grid: Grid, facts: ModelFacts, prompt_tokens: int) -> None:
     """Refuse by option what the model has not got."""
     have = {"layers": facts.layers, "heads": facts.heads, "neurons": facts.neurons}
+    traits(grid)
     for option, kind, number in _named(grid):
         if number >= have[kind]:
             raise BadInput(f"{option}: the model has {kind} 0 to {have[kind] - 1}, got {number}")

@@ -128,13 +128,17 @@ class Permit:
         record = _newest(self.place)[1]
         if record is None or record["token"] != self.token or record["released"]:
             raise LeaseError(f"{self.place}: the run this work belongs to is over; nothing was written")
-        now, first = time.monotonic(), self._beats < 0
-        alive = abs(time.time() - record["time"]) < self.sight or not first
-        if alive and record["beats"] != self._beats:
+        now = time.monotonic()
+        if (
+            self._beats < 0
+        ):  # the first look: the record's own time tells, or, where clocks differ, its next beat
+            recent = abs(time.time() - record["time"]) < self.sight
+            moved = recent or _beats_again(self.place, record, 3 * BEAT)
+        else:
+            moved = record["beats"] != self._beats
+        if moved:
             self._beats, self._seen = record["beats"], now
-        elif first and _beats_again(self.place, record, 3 * BEAT):  # clocks differ: only a beat tells
-            self.check()
-        elif first or now - self._seen > self.sight:
+        elif self._beats < 0 or now - self._seen > self.sight:
             raise LeaseError(
                 f"{self.place}: no heartbeat of the run for {self.sight:.0f} s; nothing was written"
             )

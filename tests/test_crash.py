@@ -17,7 +17,8 @@ WORKERS, KILLS = 8, 20
 
 def test_eight_writers_killed_twenty_times_lose_nothing(where, tmp_path):
     """The driver folds while workers die in the middle of cells; the end is that of a run without kills."""
-    model, asked = facts(layers=4, heads=8), grid(30, seeds=[1, 2, 3, 4], max_tokens=60)
+    cells = 12 if where.startswith("s3") else 30  # enough that none is left over when the last worker dies
+    model, asked = facts(layers=4, heads=8), grid(cells, seeds=[1, 2, 3, 4], max_tokens=60)
     undisturbed = digests(fill(tmp_path / "undisturbed.zarr", asked, model).place)
     rng = random.Random(5)
     kills = 0
@@ -148,6 +149,8 @@ def test_an_overwrite_killed_between_its_two_renames_is_finished_by_the_next_ope
     where.rename(tmp_path / "cube.zarr.replaced")
     assert Cube.open(where).grids == (new,)
     assert verify(where).ok
+    fill(where, new)
+    assert [p.name for p in tmp_path.iterdir()] == ["cube.zarr"]
 
 
 def test_an_overwrite_on_s3_that_died_is_refused_by_name_until_it_is_finished(s3):

@@ -1,5 +1,7 @@
 import json
+import multiprocessing
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -145,3 +147,18 @@ def test_a_full_cell_becomes_weights_at_least_five_times_faster_than_through_xar
     times = np.array([(seconds(ours), seconds(through_xarray)) for _ in range(5)])
     fast, slow = np.median(times, axis=0)
     assert slow >= 5 * fast
+
+
+def test_a_forked_process_decodes_after_its_parent_did():
+    codes = np.zeros(1 << 22, np.uint16)
+    assert decode(codes, "attention", logs=False).all()
+    child = multiprocessing.get_context("fork").Process(
+        target=decode, args=(codes, "attention"), kwargs={"logs": False}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # Python warns of forking with threads: that is the point
+        child.start()
+    child.join(30)
+    assert child.exitcode == 0

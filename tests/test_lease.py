@@ -221,3 +221,24 @@ def test_a_worker_writes_only_while_it_saw_a_heartbeat(where):
         with pytest.raises(LeaseError, match="no heartbeat"):
             permit.check()
         held._stop.clear()
+
+
+def test_a_worker_that_comes_late_writes_nothing_for_a_run_that_is_dead(where, monkeypatch):
+    """Its first look finds a lease that nobody took over, and no heartbeat."""
+    monkeypatch.setattr(lease, "BEAT", 0.1)
+    place = Place.at(where)
+    elsewhere(place, time=time.time() - 12, token="dead")
+    with pytest.raises(LeaseError, match="no heartbeat"):
+        lease.Permit(place, "dead").check()
+    beating = threading.Timer(
+        0.1, elsewhere, (place,), {"time": time.time() - 11, "beats": 6, "token": "dead"}
+    )
+    beating.start()
+    lease.Permit(place, "dead").check()
+    beating.join()
+
+
+def test_a_dead_driver_whose_clock_ran_ahead_does_not_hold_the_cube_until_then(where):
+    place = Place.at(where)
+    elsewhere(place, time=time.time() + 3600)
+    lease.take(place, beat=0.05).release()

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tempocube.dataset.grid import Grid
 from tempocube.dataset.options import Curve, Prune, label, threshold_at
+from tempocube.errors import BadInput
 
 from . import strategies
 
@@ -74,3 +76,8 @@ def test_a_curve_runs_from_start_to_end_and_never_turns_back(written: dict[str, 
 def test_a_spelt_out_default_is_the_same_curve() -> None:
     spelt = Curve(start=0.3, end=0.1, curve="bezier", points=(0.25, 0.75))
     assert spelt == Curve(start=0.3, end=0.1, curve="bezier")
+
+
+def test_neurons_without_internals_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"capture.neurons: without internals no neuron is kept"):
+        Grid.from_dict({"prompts": ["x"], "capture": {"neurons": [1]}})

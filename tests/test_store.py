@@ -184,6 +184,22 @@ def test_a_task_knows_whether_its_cell_was_finished_meanwhile(where):
         assert [task.done() for task in (first, second, third)] == [True, False, False]
 
 
+def test_a_trait_is_what_its_vector_holds_wherever_it_lies(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "v.npy", np.ones(12))
+    asked = [grid(capture={"project": {"calm": str(tmp_path / folder / "v.npy")}}) for folder in ("a", "b")]
+    fill(tmp_path / "a.zarr", asked[0])
+    fill(tmp_path / "a.zarr", asked[1])
+    np.save(tmp_path / "b" / "v.npy", np.zeros(12))
+    with pytest.raises(CubeError, match=r"trait calm: .* there, .* here"):
+        fill(tmp_path / "a.zarr", asked[1])
+    (tmp_path / "b" / "v.npy").unlink()
+    with pytest.raises(BadInput, match=r"capture.project.calm: .*no such file"):
+        fill(tmp_path / "b.zarr", asked[1])
+    assert not (tmp_path / "b.zarr").exists()
+
+
 def test_overwrite_gives_a_new_cube(where):
     fill(where, grid())
     other = grid(1, threshold=0.3)

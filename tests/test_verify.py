@@ -1,13 +1,15 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cubes import PROMPT_TOKENS, facts, fill, grid, write
+from cubes import PROMPT_TOKENS, experiment, facts, fill, grid, write
 from tempocube.dataset.cube import Cube
 from tempocube.dataset.schema import CHECKS
 from tempocube.dataset.store import Driver
 from tempocube.dataset.verify import verify
+from tempocube.errors import CubeError
 
 CELL = "prompt=p1 seed=2 mode=visible"
 
@@ -107,3 +109,49 @@ def test_verifying_changes_nothing(tmp_path):
     before = {p: (p.stat().st_mtime_ns, os.path.getsize(p)) for p in Path(tmp_path).rglob("*")}
     assert verify(Cube.open(tmp_path / "a.zarr")).ok
     assert {p: (p.stat().st_mtime_ns, os.path.getsize(p)) for p in Path(tmp_path).rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["status", "prompt_text", "seed", "category"])
+def test_an_index_that_is_gone_is_noticed(cube, name):
+    cube.place.delete([stored.key for stored in cube.place.list(f"{name}/c")])
+    verdict = verify(Cube.open(cube.place))
+    assert not verdict.ok
+    said = (
+        "was asked for, but its status" if name == "status" else "the coordinates are not those of the grids"
+    )
+    assert said in str(verdict.problems[0])
+
+
+@pytest.mark.parametrize("name", ["status", "seed"])
+def test_an_index_that_cannot_be_read_is_one_line(cube, name):
+    key = cube.place.list(f"{name}/c")[0].key
+    data = bytearray(cube.place.get(key))
+    data[len(data) // 2] ^= 255
+    cube.place.put(key, bytes(data))
+    with pytest.raises(CubeError, match=f"{name} cannot be read") as refused:
+        verify(Cube.open(cube.place))
+    assert "\n" not in str(refused.value)
+
+
+WRONG = {
+    "gaps": lambda logs: np.where(logs > -1, np.nan, logs),
+    "do not sum to 1": lambda logs: logs - 0.1,
+    "weight on hidden pairs": lambda logs: np.where(np.isneginf(logs), -20, logs),
+    "tokens that did not exist": lambda logs: np.nan_to_num(logs, nan=-3, neginf=-np.inf),
+}
+
+
+@pytest.mark.parametrize("said", WRONG)
+@pytest.mark.parametrize("storage", ["log16", "float32"])
+def test_what_is_no_attention_does_not_verify(tmp_path, storage, said):
+    """Written just so, with a digest that agrees."""
+    asked, model = grid(1, seeds=[1], modes=["isolated"], storage={"attention": storage}), facts()
+    with Driver(tmp_path / "a.zarr", asked, model, PROMPT_TOKENS) as run:
+        task = run.todo()[0]
+        small, logs, readout = experiment(task.cell, model)
+        writer, wrong = task.writer(), WRONG[said](logs)
+        name = "log_attention" if storage == "log16" else "attention"
+        writer.write(name, wrong if storage == "log16" else np.exp(wrong), 0)
+        writer.write("logits", readout, 0)
+        writer.finish(small)
+    assert said in str(verify(tmp_path / "a.zarr").problems[0])
