@@ -16,8 +16,26 @@ FINE, SOME_FAILED, BAD_INPUT = 0, 1, 2
 
 UsageError: Any = typer.BadParameter.__base__  # click's, which typer carries under a private name
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    """Text that always gets out: what a terminal cannot show, or would obey, is spelled."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        super().print(*(_shown(each) if isinstance(each, str) else each for each in objects), **how)
+
+
+def _shown(text: str) -> str:
+    spelled = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    return spelled.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(
+        sys.stdout.encoding or "utf-8"
+    )
+
+
+out = _Console(highlight=False, soft_wrap=True)
+err = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def run(app: typer.Typer, name: str) -> NoReturn:
@@ -29,7 +47,8 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     except TempoError as error:
         if debug:
             raise
-        err.print(f"{name}: {error}", markup=False, style="red" if err.is_terminal else "")
+        line = " ".join(f"{name}: {error}".splitlines())
+        err.print(line, markup=False, style="red" if err.is_terminal else "")
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +11,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import StorePath
 
-from ..errors import CubeError, DamagedError, TempoError
+from ..errors import BadInput, CubeError, DamagedError, TempoError
 from .grid import Cell, Grid
 from .options import label
 from .place import Place
@@ -62,7 +62,7 @@ class Cube:
         """The cube that a root document describes."""
         try:
             document = json.loads(data)
-            attrs = document["attributes"]
+            attrs = document["attributes"] | {}
         except (ValueError, KeyError, TypeError) as error:
             raise CubeError(f"{place}: its zarr.json is not one ({error})") from error
         if REPLACING in attrs:
@@ -73,14 +73,17 @@ class Cube:
             raise CubeError(f"{place} is a Zarr store, but not a tempocube cube")
         if attrs[MARK] != SCHEMA_VERSION:
             raise CubeError(
-                f"{place} has schema {attrs[MARK]}, this version reads {SCHEMA_VERSION}; "
-                f"use the tempocube that wrote it ({attrs.get('versions', {}).get('tempocube', 'unknown')})"
+                f"{place} has schema {attrs[MARK]!r}, this version reads {SCHEMA_VERSION}; "
+                f"use the tempocube that wrote it"
             )
-        if "consolidated_metadata" not in document:
+        try:
+            cube = cls(place, document)
+            _ = cube.grids, cube.facts, cube.sizes, cube.shape, cube.attrs["traits"]
+        except (LookupError, TypeError, AttributeError, BadInput) as error:
             raise CubeError(
-                f"{place}: its zarr.json lacks the consolidated metadata; it was damaged by another tool"
-            )
-        return cls(place, document)
+                f"{place}: its zarr.json was damaged by another tool ({one_line(error)})"
+            ) from error
+        return cube
 
     @cached_property
     def grids(self) -> tuple[Grid, ...]:
@@ -113,6 +116,10 @@ class Cube:
         named = {name: self._values(name) for name in ("prompt", "prompt_text", "category", "seed", "mode")}
         return Labels(**cast(Any, named), axes=axes)
 
+    def asked_labels(self) -> Labels:
+        """What the coordinates must be, by the grids that were asked."""
+        return reduce(Labels.extended, self.grids, Labels())
+
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Cells along each cell dim."""
@@ -142,7 +149,8 @@ class Cube:
     def row(self, index: Index, small: Mapping[str, npt.NDArray[Any]] | None = None) -> dict[str, Any]:
         """One cell's value of every small variable, cut to its length and its sets; `small`: read before."""
         row: dict[str, Any] = {
-            v.name: small[v.name][index] if small else self.read(v.name, index)[()] for v in INDEX
+            v.name: small[v.name][index] if small and v.name in small else self.read(v.name, index)[()]
+            for v in INDEX
         }
         sizes = {"slot": int(row["length"]), "step": int(np.count_nonzero(row["width"]))}
         for variable in INDEX:
@@ -177,12 +185,15 @@ class Cube:
             ) from None
 
     def cell(self, index: Index) -> Cell:
-        """The experiment at a place, by the first grid that asked for it."""
-        for grid in self.grids:
-            for at, cell in self.asked(grid):
-                if at == tuple(index):
-                    return cell
-        raise CubeError(f"{self.place}: {self.name(index)} was not asked of this cube")
+        """The experiment at a place."""
+        try:
+            return self._cells[tuple(index)]
+        except KeyError:
+            raise CubeError(f"{self.place}: {self.name(index)} was not asked of this cube") from None
+
+    @cached_property
+    def _cells(self) -> dict[Index, Cell]:
+        return {index: cell for grid in self.grids for index, cell in self.asked(grid)}
 
     def asked(self, grid: Grid) -> Iterator[tuple[Index, Cell]]:
         """The cells of one grid, with where they lie."""
@@ -208,3 +219,9 @@ def one_line(error: BaseException) -> str:
     """An error of a library, short enough for a line."""
     text = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def chunk_index(key: str) -> Index:
+    """Where in its array a chunk or shard lies, by its key; empty for a file that is none."""
+    parts = key.split("/")[2:]
+    return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else ()

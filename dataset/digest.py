@@ -56,6 +56,7 @@ def path_digest(
     }
     seen = visibility(mode, arrays["logical"], arrays["slot_step"], arrays["pruned_at"])
     header = [prompt, model, control, list(ablate)]
+    del arrays["pruned_at"]  # what it did is in the mask
     parts = [header, _hash(np.packbits(seen)), {name: _hash(values) for name, values in arrays.items()}]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

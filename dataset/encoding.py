@@ -27,8 +27,11 @@ def encode(logs: npt.NDArray[np.floating], codec: str) -> Codes:
     flat = np.ascontiguousarray(logs, dtype=np.float32).reshape(-1)
     codes = np.empty(flat.size, np.uint16)
     for start in range(0, flat.size, SLAB):
-        scaled = flat[start : start + SLAB] * np.float32(-SCALE[codec])
-        hidden, missing = scaled == np.inf, np.isnan(scaled)
+        part = flat[start : start + SLAB]
+        hidden, missing = np.isneginf(part), np.isnan(part)
+        scaled = np.maximum(part, -1e30) * np.float32(
+            -SCALE[codec]
+        )  # visible is never so low that it overflows
         np.rint(scaled, out=scaled)
         np.clip(scaled, 0, LAST_VISIBLE, out=scaled)
         np.copyto(scaled, HIDDEN, where=hidden)

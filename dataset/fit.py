@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput, CubeError
+from ..errors import BadInput, CubeError, DamagedError
 from .cube import Cube
 from .grid import Grid
-from .schema import ModelFacts
+from .schema import ModelFacts, capacity
+
+MOST_SLOTS = 1 << 20
 
 
 def must_fit(grid: Grid, facts: ModelFacts, prompt_tokens: int) -> None:
@@ -19,6 +21,10 @@ def must_fit(grid: Grid, facts: ModelFacts, prompt_tokens: int) -> None:
     for option, kind, number in _named(grid):
         if number >= have[kind]:
             raise BadInput(f"{option}: the model has {kind} 0 to {have[kind] - 1}, got {number}")
+    if (slots := capacity(grid, prompt_tokens)) > MOST_SLOTS:
+        raise BadInput(
+            f"the grid asks for up to {slots:.0f} slots an experiment, a cube has room for {MOST_SLOTS}"
+        )
     if grid.max_slots is not None and grid.max_slots <= prompt_tokens:
         raise BadInput(
             f"max_slots: {grid.max_slots} slots do not hold the longest prompt, "
@@ -28,6 +34,8 @@ def must_fit(grid: Grid, facts: ModelFacts, prompt_tokens: int) -> None:
 
 def must_agree(cube: Cube, grid: Grid, facts: ModelFacts) -> None:
     """An extension adds prompts, seeds, modes and values of axes; whatever else differs is listed."""
+    if cube.asked_labels() != cube.labels:
+        raise DamagedError(f"{cube.place}: its coordinates are damaged; 'tempo-stats verify' says more")
     there, here = _fixed(cube.grids[0]), _fixed(grid)
     there |= _prefixed("model", cube.facts.to_dict()) | _prefixed("trait", cube.attrs["traits"])
     here |= _prefixed("model", facts.to_dict()) | _prefixed("trait", traits(grid))

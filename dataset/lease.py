@@ -6,6 +6,7 @@ on any store. Whoever holds the highest number holds the cube; nobody else's num
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -13,6 +14,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +25,8 @@ from ..errors import CubeError, LeaseError
 from .place import Place
 
 FOLDER = "status/run/lease"  # inside an array's folder, where no Zarr reader lists
+Record = Mapping[str, Any]
+
 BEAT = 2.0  # seconds between heartbeats
 STALE = 30.0  # without a heartbeat for so long, a driver elsewhere counts as dead
 SIGHT = 10.0  # workers write only while they saw a heartbeat within so long
@@ -34,15 +39,20 @@ class Lease:
     place: Place
     number: int
     token: str  # numbers begin anew when a folder is removed, this never comes back
-    taken_over: bool  # the one before ended without giving back: its workers may still be about
+    dead: Record | None = None  # the one before, if it ended without giving back: its workers may be about
     beat: float = BEAT
     _stop: threading.Event = field(default_factory=threading.Event)
     _lost: str = ""
 
     def __post_init__(self) -> None:
-        self._beats, self._lock = 0, threading.Lock()
+        self._beats, self._lock, self._since = 0, threading.Lock(), time.time()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether workers of a dead run may still be about."""
+        return self.dead is not None
 
     def check(self) -> None:
         """Raise unless this is still the newest lease."""
@@ -52,14 +62,14 @@ class Lease:
                 self._lost or f"{self.place}: another run has taken the cube over; this one stops"
             )
 
-    def release(self) -> None:
-        """Give the cube back: the next driver need not wait."""
+    def release(self, *, clean: bool = True) -> None:
+        """Give the cube back: the next driver need not wait; if not `clean` it looks what is left to do."""
         if not self._stop.is_set():
             self._stop.set()
             self._thread.join()
             _LET_GO.add(self.token)
             with suppress(CubeError):  # a full disk keeps the old record; its process is known to be gone
-                if not self._lost:
+                if clean and not self._lost:
                     self.place.put(_key(self.number), self._record(released=True))
 
     def copy(self, place: Place) -> None:
@@ -86,7 +96,7 @@ class Lease:
                 continue  # a full disk or a slow server: the next beat may pass, or the lease expires
 
     def _record(self, released: bool = False) -> bytes:
-        return _record(self.token, self._beats, released)
+        return _record(self.token, self._beats, released, self._since, self.taken_over)
 
     def __enter__(self) -> "Lease":
         return self
@@ -108,9 +118,10 @@ def take(place: Place, *, beat: float = BEAT, stale: float = STALE) -> Lease:
     if not place.create(_key(number + 1), _record(token, 0)):
         holder = _newest(place)[1] or {"host": "another host", "pid": "?", "time": time.time()}
         raise LeaseError(_held(place, holder))
-    place.delete(stored.key for stored in place.list(FOLDER) if _number(stored.key) <= number)
-    taken_over = record is not None and not record["released"]
-    return Lease(place, number + 1, token, taken_over, beat)
+    dead = record if record is not None and not record["released"] else None
+    taken = Lease(place, number + 1, token, dead, beat)
+    place.delete(key for key in _keys(place) if _number(key) <= number)
+    return taken
 
 
 @dataclass
@@ -146,7 +157,7 @@ class Permit:
 
 def _newest(place: Place) -> tuple[int, dict[str, Any] | None]:
     """The highest number and what it says (0 and None where there is none)."""
-    while keys := [stored.key for stored in place.list(FOLDER)]:
+    while keys := _keys(place):
         data = place.get(keys[-1])
         if data is not None:
             return _number(keys[-1]), _parsed(place, keys[-1], data)
@@ -157,17 +168,28 @@ def _newest(place: Place) -> tuple[int, dict[str, Any] | None]:
 def _parsed(place: Place, key: str, data: bytes) -> dict[str, Any]:
     try:
         record = json.loads(data)
+        numbers = (record["pid"], record["started"], record["time"], record["beats"], record["since"])
+        if any(float(number) != number for number in numbers) or record["pid"] <= 0:
+            raise ValueError("not a number")
         return {name: record[name] for name in _FIELDS}
     except (ValueError, KeyError, TypeError) as error:
         raise CubeError(f"{place}: {key} is not a lease; if no run is under way, remove that file") from error
 
 
-def _record(token: str, beats: int, released: bool = False) -> bytes:
+def _record(
+    token: str, beats: int, released: bool = False, since: float | None = None, after_dead: bool = False
+) -> bytes:
     me = {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid()), "token": token}
-    return json.dumps(me | {"time": time.time(), "beats": beats, "released": released}).encode()
+    state = {"time": time.time(), "beats": beats, "released": released}
+    return json.dumps(me | state | {"since": since or time.time(), "after_dead": after_dead}).encode()
 
 
-_FIELDS = ("host", "pid", "started", "token", "time", "beats", "released")
+def _keys(place: Place) -> list[str]:
+    """Leases in order; whatever else lies there is nobody's lease."""
+    return [stored.key for stored in place.list(FOLDER) if re.search(r"/\d{8}\.json$", stored.key)]
+
+
+_FIELDS = ("host", "pid", "started", "token", "time", "beats", "released", "since", "after_dead")
 _LET_GO: set[str] = set()  # tokens of what this process held
 
 
@@ -179,24 +201,32 @@ def _number(key: str) -> int:
     return int(key.rsplit("/", 1)[-1].removesuffix(".json"))
 
 
+@cache
 def _host() -> str:
-    """The machine as process ids know it: containers of one host have names and process ids of their own."""
-    try:
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
+    """The machine as process ids know it: since this boot, in this container; a name alone is no identity."""
+    marks = [socket.gethostname(), f"{uuid.getnode():x}"]
+    for mark in (Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")):
+        with suppress(OSError):
+            marks.append(os.readlink(mark) if mark.is_symlink() else mark.read_text().strip())
+    return " ".join(marks)
 
 
 def _started(pid: int) -> float | None:
-    """When a process began, None if it is gone (a process not yet reaped is gone)."""
+    """When a process began, in a clock that nobody sets; None if it is gone (one not yet reaped is gone)."""
     try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time(), 1)
-    except psutil.NoSuchProcess:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        stat = Path(f"/proc/{pid}/stat")
+        # in Linux: ticks since boot, the 22nd field, counted after the name, which may hold anything
+        return (
+            float(stat.read_text().rpartition(")")[2].split()[19]) if stat.exists() else process.create_time()
+        )
+    except (psutil.NoSuchProcess, OSError, ValueError):
         return None
 
 
-def _gone(record: Mapping[str, Any]) -> bool:
+def _gone(record: Record) -> bool:
     """Whether the holder was a process of this host that is no more, or this one before it let go."""
     if record["host"] != _host():
         return False
@@ -206,7 +236,7 @@ def _gone(record: Mapping[str, Any]) -> bool:
     return bool(record["token"] in _LET_GO)
 
 
-def _beats_again(place: Place, record: Mapping[str, Any], wait: float) -> bool:
+def _beats_again(place: Place, record: Record, wait: float) -> bool:
     until = time.monotonic() + wait
     while time.monotonic() < until:
         time.sleep(wait / 10)
@@ -216,7 +246,7 @@ def _beats_again(place: Place, record: Mapping[str, Any], wait: float) -> bool:
     return False
 
 
-def _held(place: Place, record: Mapping[str, Any]) -> str:
+def _held(place: Place, record: Record) -> str:
     age = max(0.0, time.time() - record["time"])
     host = str(record["host"]).split()[0]
     return (

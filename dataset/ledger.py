@@ -1,6 +1,7 @@
 """The driver's side of the index: receipts are folded into the small arrays, which nobody else writes."""
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,11 @@ import numpy.typing as npt
 import zarr
 
 from ..errors import DamagedError
-from .cube import Cube, Index
+from .cube import Cube, Index, chunk_index, one_line
 from .lease import Lease
 from .schema import DONE, FAILED, INDEX, PENDING, QUARANTINED
 from .verify import verify_cell
-from .writing import RECEIPTS, Receipt, verify_shards
+from .writing import Receipt, receipts, verify_shards
 
 KEPT_CHUNKS = 24  # index chunks kept in memory between folds (each about 128 cells)
 
@@ -50,17 +51,17 @@ class Ledger:
         A receipt that is not believed is told of as pending, with the reason: its cell is to be done again.
         """
         place = self.cube.place
-        left = place.list(RECEIPTS)
-        looked = place.each(self._looked_at, [stored.key for stored in left])
-        came = {receipt.index: receipt.values for receipt, _ in looked if receipt is not None}
-        if self.lease.taken_over:
-            times = (stored.modified for stored in left)
-            self._folded_at |= {
-                r.index: at for (r, _), at in zip(looked, times, strict=True) if r is not None
-            }
+        left = receipts(place)
+        read = place.each(self._read, [stored.key for stored in left])
+        tries = Counter(receipt.index for receipt in read if receipt)
+        looked = place.each(lambda receipt: self._looked_at(receipt, tries), read)
+        came = {receipt.index: receipt.values for receipt in looked if isinstance(receipt, Receipt)}
+        for stored, receipt in zip(left, looked, strict=True):
+            if isinstance(receipt, Receipt):
+                self._folded_at[receipt.index] = stored.modified
         self._write(came)
         place.delete(stored.key for stored in left)
-        refused = [told for _, told in looked if told is not None]
+        refused = [told for told in looked if isinstance(told, Folded) and told.index not in came]
         return [Folded(index, v["status"], v["error"]) for index, v in came.items()] + refused
 
     def mark(
@@ -91,47 +92,64 @@ class Ledger:
         """Status of every cell, as last written."""
         return self._status.copy()
 
-    def recheck(self) -> list[Index]:
-        """Cells whose shards are newer than their receipt and do not verify: pending again.
+    def recheck(self, since: float | None = None) -> list[Index]:
+        """Cells whose shards are newer than their receipt (or than a time) and do not verify: pending again.
 
-        A worker of a dead run can have passed its last look at the lease and put a shard after that. What it
-        put is found by its time, and judged by the digest.
+        A worker can have passed its last look at the lease, or can have a cell that another one finished, and
+        put a shard after that. What it put is found by its time, and judged by the digest.
         """
-        late = self._written_after_receipt()
+        late = [index for index in self._newer_shards(since) if self._status[index] == DONE]
         broken = [index for index in late if verify_cell(self.cube, index)]
-        self.mark(broken, PENDING, "overwritten by a worker of a run that had ended")
+        self.mark(broken, PENDING, "a shard was overwritten by a worker that came late")
         return broken
 
-    def _written_after_receipt(self) -> list[Index]:
-        depth = len(self.cube.shape)
-        late = {
-            index
-            for name in self.cube.data
-            for stored in self.cube.place.list(f"{name}/c")
-            if (index := tuple(int(i) for i in stored.key.split("/")[2 : 2 + depth])) in self._folded_at
-            and stored.modified > self._folded_at[index]
-        }
+    def _newer_shards(self, since: float | None) -> list[Index]:
+        """Cells with a shard put after their receipt was, or after a time."""
+        late = set()
+        for name in self.cube.data:
+            for stored in self.cube.place.list(f"{name}/c"):
+                index = chunk_index(stored.key)[: len(self.cube.shape)]
+                known = self._folded_at.get(index, math.inf) if since is None else since
+                if index and stored.modified > known:
+                    late.add(index)
         return sorted(late)
 
-    def _looked_at(self, key: str) -> tuple[Receipt | None, Folded | None]:
-        """A receipt that is believed, or what to say of one that is not; a store that fails is an error."""
+    def _read(self, key: str) -> Receipt | None:
+        """A receipt that is one, of this cube; a store that fails is an error."""
         try:
             receipt = Receipt.from_bytes(self.cube.place.get(key) or b"")
-            if len(receipt.index) != self._status.ndim:
-                raise ValueError(f"a cell of {len(receipt.index)} dims")
-            done = self._status[receipt.index] == DONE
-        except (ValueError, IndexError):  # torn, or of another cube: nobody can say of which cell
-            return None, None
+            self._must_belong(receipt)
+        except ValueError:  # torn, or of another cube: nobody can say of which cell
+            return None
+        return receipt
+
+    def _must_belong(self, receipt: Receipt) -> None:
+        """Its cell is one of this cube, and its values fit into the small arrays."""
+        index, shape, names = receipt.index, self._status.shape, set(receipt.values)
+        inside = (isinstance(i, int) and 0 <= i < n for i, n in zip(index, shape, strict=False))
+        if len(index) != len(shape) or not all(inside):
+            raise ValueError(f"no cell {index}")
+        if not {"status", "attempts", "error"} <= names <= set(self._arrays):
+            raise ValueError("not the variables of a receipt")
+        for name, value in receipt.values.items():
+            room = self._arrays[name].shape[len(shape) :]
+            fits = all(n <= size for n, size in zip(np.shape(value), room, strict=False))
+            if np.ndim(value) != len(room) or not fits:
+                raise ValueError(f"{name} of shape {np.shape(value)} does not fit {room}")
+
+    def _looked_at(self, receipt: Receipt | None, tries: Mapping[Index, int]) -> Receipt | Folded | None:
+        """The receipt if it is believed, what to say of its cell if not, nothing if that is done already."""
+        if receipt is None:
+            return None
         ours = receipt.lease == self.lease.token
-        if done and (
-            not ours or (receipt.values["status"] != DONE and not verify_cell(self.cube, receipt.index))
-        ):
-            return None, None  # finished before, or by the other of two workers that had it
+        late = self._status[receipt.index] == DONE and (not ours or receipt.values["status"] != DONE)
+        if late and not verify_cell(self.cube, receipt.index):
+            return None  # finished before, or by the other of two workers that had it, and not spoilt
         try:
-            verify_shards(self.cube.place, receipt.shards, full=not ours)
+            verify_shards(self.cube.place, receipt.shards, full=not ours or tries[receipt.index] > 1 or None)
         except DamagedError as error:
-            return None, Folded(receipt.index, PENDING, str(error))
-        return receipt, None
+            return Folded(receipt.index, PENDING, str(error))
+        return receipt
 
     def _write(self, cells: Mapping[Index, Mapping[str, Any]]) -> None:
         """Put values of cells into the small arrays, chunk by chunk, `status` after all others."""
@@ -160,7 +178,7 @@ class Ledger:
             array = self._arrays[name]
             if name not in cached:
                 cached[name] = (
-                    np.array(array[where]) if (name, chunk) in self._there else _empty(array, where)
+                    self._chunk(name, where) if (name, chunk) in self._there else _empty(array, where)
                 )
             for index, values in cells.items():
                 if name in values:
@@ -173,8 +191,17 @@ class Ledger:
 
     def _written(self, name: str) -> list[tuple[str, Chunk]]:
         """Chunks of a small array that exist: any other need not be read to know that it is empty."""
-        keys = [stored.key.split("/")[2:] for stored in self.cube.place.list(f"{name}/c")]
-        return [(name, tuple(map(int, key[: len(self.cube.shape)]))) for key in keys]
+        indices = [chunk_index(stored.key) for stored in self.cube.place.list(f"{name}/c")]
+        return [(name, index[: len(self.cube.shape)]) for index in indices if index]
+
+    def _chunk(self, name: str, where: tuple[slice, ...]) -> npt.NDArray[Any]:
+        try:
+            return np.array(self._arrays[name][where])
+        except Exception as error:  # whatever a damaged file makes a codec raise
+            raise DamagedError(
+                f"{self.cube.place}: a chunk of {name} cannot be read ({one_line(error)}); "
+                f"'tempo-stats verify' names its cells"
+            ) from error
 
     def _chunk_of(self, index: Index) -> Chunk:
         chunks = self._arrays["length"].chunks

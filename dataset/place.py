@@ -10,19 +10,23 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import LocalStore, from_url
+from zarr.abc.store import Store
+from zarr.core.buffer import Buffer
 from zarr.storage import ObjectStore as ZarrStore
+from zarr.storage import WrapperStore
 
-from ..errors import CubeError
+from ..errors import BadInput, CubeError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 REQUESTS = 16  # at a time, where each one costs a way over the network
-_URL = re.compile(r"^[a-z][a-z0-9+.-]+://")
+_URL = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,16 @@ class Place:
         if isinstance(where, Place):
             return where
         text = os.fspath(where)
+        if not text.strip():
+            raise BadInput("a cube needs a path or a URL, got nothing")
         if text.startswith("file://"):
-            text = text.removeprefix("file://")
-        return cls(text.rstrip("/") if _URL.match(text) else str(Path(text).expanduser().absolute()))
+            text = unquote(urlsplit(text).path)
+        if scheme := _URL.match(text):
+            return cls(scheme[0].lower() + text[scheme.end() :].rstrip("/"))
+        if re.match(r"[a-z0-9]{2,}:/", text, re.IGNORECASE):
+            raise BadInput(f"{text}: a URL has two slashes after the colon")
+        # what a link stands for is what is replaced, renamed and locked
+        return cls(os.path.realpath(os.path.expanduser(text)))
 
     def __str__(self) -> str:
         return self.url
@@ -64,6 +75,9 @@ class Place:
     @cached_property
     def objects(self) -> Any:
         """The store behind it; made on first use, in whichever process asks."""
+        if _forked:
+            raise CubeError("this process was forked from one that had a cube open; start it with spawn")
+        _open.add(self.url)
         if self.path is not None:
             return LocalStore(self.path, mkdir=True)
         if self.url.startswith("memory:"):
@@ -168,9 +182,32 @@ class Place:
         )
         return sorted(found, key=lambda stored: stored.key)
 
-    def zarr(self, read_only: bool = True) -> ZarrStore[Any]:
-        """The same place as a Zarr store."""
-        return ZarrStore(self.objects, read_only=read_only)
+    def zarr(self, read_only: bool = True) -> Store:
+        """The same place as a Zarr store; a disk or a server that refuses is told of in one line."""
+        store: Store = ZarrStore(self.objects, read_only=read_only)
+        return store if read_only else _Telling(store, self)
+
+
+class _Telling(WrapperStore[Store]):
+    """A Zarr store for the small arrays."""
+
+    def __init__(self, store: Store, place: Place) -> None:
+        super().__init__(store)
+        self._place = place
+
+    def _with_store(self, store: Store) -> "_Telling":
+        return _Telling(store, self._place)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        try:
+            await self._store.set(key, value)
+        except (BaseError, OSError) as error:
+            raise _refused(self._place, f"writing {key}", error) from error
+
+
+_open: set[str] = set()  # what this process has opened: the threads behind it do not survive a fork
+_forked: list[str] = []
+os.register_at_fork(after_in_child=lambda: _forked.extend(_open))
 
 
 def checksum(data: bytes | memoryview) -> int:

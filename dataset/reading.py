@@ -14,7 +14,7 @@ from xarray.core import indexing
 from ..errors import BadInput
 from .cube import Cube
 from .encoding import attributes, decode
-from .schema import DATA, DIMENSIONS, Variable
+from .schema import DATA, DIMENSIONS, MARK, Variable
 
 MOST_CHUNKS = 20_000  # dask tasks that a scheduler still takes lightly
 CHUNK_BYTES = 32 << 20
@@ -72,7 +72,7 @@ def open_cube(where: Any, chunks: Literal["auto"] | None = None, *, trim: bool =
     dataset = xr.Dataset(
         {name: variable for name, variable in variables.items() if name not in coordinates},
         {name: variables[name].load() for name in variables if name in coordinates},
-        cube.attrs | {"url": cube.place.url},
+        {name: value for name, value in cube.attrs.items() if name != MARK} | {"url": cube.place.url},
     )
     if trim:
         dataset = dataset.isel(_used(dataset))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ..errors import CubeError
 from . import lease as leases
+from .grid import SWEPT
 from .lease import Lease
 from .place import Place
-from .schema import MARK, REPLACING, ROOT
+from .schema import COORDINATES, DATA, INDEX, MARK, REPLACING, ROOT
 
 Build = Callable[[Place, Lease], None]
 
@@ -40,7 +41,13 @@ def _ours(data: bytes | None) -> bool:
 
 
 def replace(place: Place, lease: Lease, build: Build) -> None:
-    """A new cube in place of the old one, under the same lease."""
+    """A new cube in place of the old one, under the same lease; nothing but a cube is removed."""
+    known = {ROOT, *(variable.name for variable in (*INDEX, *DATA.values())), *COORDINATES, *SWEPT}
+    there = {stored.key.split("/")[0] for stored in place.list()}
+    if strangers := {name for name in there - known if not name.startswith(".")}:
+        raise CubeError(
+            f"{place} holds {', '.join(sorted(strangers)[:3])}, no part of a cube; move it away first"
+        )
     (_rewrite if place.path is None else _swap)(place, lease, build)
 
 
@@ -77,12 +84,12 @@ def finish_swap(place: Place) -> None:
 
 def _beside(place: Place) -> tuple[Path, Path]:
     path = Path(place.url)
-    return path.with_name(path.name + ".replacing"), path.with_name(path.name + ".replaced")
+    return path.with_name(f".{path.name}.tempocube-new"), path.with_name(f".{path.name}.tempocube-old")
 
 
 def _rewrite(place: Place, lease: Lease, build: Build) -> None:
     """Without renames: mark the root, remove all but the lease, build; the new root takes the mark away."""
     mark = {REPLACING: True, "started": lease.number}
     place.put(ROOT, json.dumps({"zarr_format": 3, "node_type": "group", "attributes": mark}).encode())
-    place.delete(s.key for s in place.list() if s.key != ROOT and not s.key.startswith(leases.FOLDER))
+    place.delete(s.key for s in place.list() if s.key != ROOT and not s.key.startswith(f"{leases.FOLDER}/"))
     build(place, lease)

@@ -138,6 +138,7 @@ INDEX = (
     Variable("check_value", ("check",), "float64", NAN, "", "the number behind the check", content=False),
 )
 
+# dims with a coordinate of their own, besides the cells'
 DIMENSIONS = (
     "layer",
     "residual_layer",
@@ -145,7 +146,8 @@ DIMENSIONS = (
     "check",
     "trait",
     "neuron",
-)  # dims with a coordinate of their own
+)
+COORDINATES = ("prompt", "prompt_text", "category", "seed", "mode", *DIMENSIONS)
 
 _ATTENTION = ("layer", "head", "query", "key")
 _KV = ("layer", "kv_head", "slot", "head_dim")

@@ -1,6 +1,7 @@
 """Driving a cube: take the lease, create, extend or replace it, and keep its index while workers write."""
 
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -35,7 +36,7 @@ from .schema import (
     sizes,
 )
 from .template import Labels, arrays, axis_values, coordinates, document, resized, root
-from .writing import CellWriter, Receipt, receipt_key
+from .writing import CellWriter, Receipt, receipts
 
 MOST_TRIES = 3
 
@@ -59,8 +60,11 @@ class Task:
         """Whether the cell was finished meanwhile: a scheduler that lost a worker hands tasks out twice."""
         if self._cube.array("status")[self.index] == DONE:
             return True
-        receipt = self._cube.place.get(receipt_key(self.index))
-        return receipt is not None and Receipt.from_bytes(receipt).values["status"] == DONE
+        for stored in receipts(self._cube.place, self.index):
+            with suppress(ValueError):
+                if Receipt.from_bytes(self._cube.place.get(stored.key) or b"").values["status"] == DONE:
+                    return True
+        return False
 
     @property
     def _cube(self) -> Cube:
@@ -106,19 +110,23 @@ class Driver:
             self.cube = Cube.open(self.place)
             self.ledger = Ledger(self.cube, self.lease)
             self.ledger.fold()
+            if self.lease.dead and self.lease.dead["after_dead"]:
+                # the run that died had itself taken over and did not get to its own look at late shards
+                self.ledger.recheck(self.lease.dead["since"])
         except BaseException:
-            self.lease.release()
+            self.lease.release(clean=not self.lease.taken_over)
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        looked = not self.lease.taken_over
         try:
             if kind is None or not issubclass(kind, TempoError):
                 self.ledger.fold()
-                if self.lease.taken_over:
-                    self.ledger.recheck()
+                self.ledger.recheck()
+                looked = True
         finally:
-            self.lease.release()
+            self.lease.release(clean=looked)
 
     def todo(self, *, quarantined: bool = False) -> list[Task]:
         """The grid's cells that are pending, or failed and not yet given up, in cube order."""
@@ -148,7 +156,7 @@ class Driver:
             grown = {dim: max(size, cube.sizes.get(dim, 0)) for dim, size in lengths.items()}
             metas = resized(cube.metas, grown | cells)
             attrs = cube.attrs | {"grid": [grid.to_dict() for grid in grids]}
-        attrs["axes"] = axis_values(grids)
+        attrs["axes"] = axis_values(grids, labels)
         changed = cube is None or (metas, attrs) != (cube.metas, cube.attrs)
         for name, meta in metas.items():
             # an extension that died half way leaves arrays ahead of the root: the same loop puts them back

@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,9 @@ class Labels:
         for name in grid.axes:
             new = self.spelled(name, grid.axis_labels(name))
             if name in axes and isinstance(axes[name][0], str) != isinstance(new[0], str):
+                curve = next(value for value in new if isinstance(value, str) and not _is_number(value))
                 raise CubeError(
-                    f"{name}: its values are numbers in this cube, the grid adds {new[0]!r}; "
+                    f"{name}: its values are numbers in this cube, the grid adds {curve!r}; "
                     f"capture this grid into a cube of its own"
                 )
             axes[name] = _union(axes.get(name, ()), new)
@@ -73,13 +75,17 @@ class Labels:
         for prompt in grid.prompts:
             known = at.get(prompt.text)
             if known is None:
-                name = prompt.id or f"p{len(ids)}"
+                name = prompt.id or next(free for n in count(len(ids)) if (free := f"p{n}") not in ids)
                 if name in ids:
                     raise CubeError(f"prompt id {name!r} is taken by {texts[ids.index(name)]!r} in this cube")
                 at[prompt.text] = len(ids)
                 ids.append(name)
                 texts.append(prompt.text)
                 categories.append(prompt.category)
+            elif prompt.id not in (None, ids[known]):
+                raise CubeError(
+                    f"prompt {prompt.text!r} has id {ids[known]!r} in this cube, {prompt.id!r} here"
+                )
             elif categories[known] != prompt.category:
                 raise CubeError(
                     f"prompt {prompt.text!r} has category {categories[known]!r} in this cube, "
@@ -148,14 +154,19 @@ def coordinates(grid: Grid, labels: Labels, facts: ModelFacts) -> dict[str, npt.
     return made
 
 
-def axis_values(grids: Iterable[Grid]) -> dict[str, dict[str, Any]]:
+def axis_values(grids: Iterable[Grid], labels: Labels) -> dict[str, dict[str, Any]]:
     """What the labels of an axis stand for: curves, prunings and ablations in the grid file's syntax."""
     meant: dict[str, dict[str, Any]] = {}
     for grid in grids:
         for name in grid.axes:
-            written = {str(label(value)): plain(value) for value in grid.values(name)}
+            spelled = labels.spelled(name, tuple(label(value) for value in grid.values(name)))
+            written = {str(key): plain(value) for key, value in zip(spelled, grid.values(name), strict=True)}
             meant.setdefault(name, {}).update(written)
     return meant
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "").replace("e-", "").isdigit()
 
 
 def root(metas: Metas, attrs: Mapping[str, Any]) -> bytes:

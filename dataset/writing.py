@@ -15,7 +15,7 @@ from .digest import Digest, path_digest
 from .encoding import encode, row_axis
 from .grid import Cell
 from .lease import Permit
-from .place import Place, checksum
+from .place import Place, Stored, checksum
 from .schema import BLOCK, CHECKS, DONE, FAIL, FAILED, INDEX, NOT_APPLICABLE, Variable
 from .shards import shards
 from .visibility import NEVER
@@ -57,13 +57,20 @@ class Receipt:
 
     @property
     def key(self) -> str:
-        """Where it lies."""
-        return receipt_key(self.index)
+        """Where it lies: a name of its own for each try, so that what is removed is what was read."""
+        return f"{receipts_of(self.index)}-{checksum(self.to_bytes()):08x}.safetensors"
 
 
-def receipt_key(index: Index) -> str:
-    """One object a cell, so that a second try replaces the first."""
-    return f"{RECEIPTS}/{'-'.join(map(str, index))}.safetensors"
+def receipts_of(index: Index) -> str:
+    """How the names of a cell's receipts begin."""
+    return f"{RECEIPTS}/{'-'.join(map(str, index))}"
+
+
+def receipts(place: Place, index: Index | None = None) -> list[Stored]:
+    """Receipts that wait to be folded, oldest first; of one cell, or all."""
+    mine = "" if index is None else f"{receipts_of(index)}-"
+    there = [s for s in place.list(RECEIPTS) if s.key.endswith(".safetensors") and s.key.startswith(mine)]
+    return sorted(there, key=lambda stored: stored.modified)
 
 
 class CellWriter:
@@ -122,7 +129,7 @@ class CellWriter:
         """Leave word that this try went wrong; nothing it wrote counts."""
         self._shards.clear()
         empty = self._small(dict.fromkeys(_REQUIRED, ()) | {"check_result": NOT_APPLICABLE})
-        told = {"status": FAILED, "error": reason, "attempts": self.attempt, "worker": worker}
+        told = {"status": FAILED, "error": _text(reason), "attempts": self.attempt, "worker": _text(worker)}
         return self._leave(empty | told | {"digest": "", "path_digest": ""})
 
     def _leave(self, values: Mapping[str, Any]) -> Receipt:
@@ -209,6 +216,10 @@ class CellWriter:
             value = given.get(name, NEVER if name == "pruned_at" else variable.fill)
             if variable.dims:
                 value = np.ascontiguousarray(np.broadcast_to(np.asarray(value, variable.dtype), shape))
+            elif variable.dtype == "string":
+                value = _text(value)
+            else:
+                value = np.asarray(value, variable.dtype).item()
             values[name] = value
         return values | {"length": sizes["slot"]}
 
@@ -223,6 +234,11 @@ class CellWriter:
             want = sets if variable.dims[row_axis(variable)] == "step" else length
             if self._rows.get(name, 0) != want:
                 raise ValueError(f"cell {self.index}: {name} has {self._rows.get(name, 0)} of {want} rows")
+
+
+def _text(value: Any) -> str:
+    """Text that can be stored: names of files need not be UTF-8."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def failed_checks(results: Array, control: str | None) -> str:

@@ -145,8 +145,8 @@ def test_an_overwrite_killed_after_any_change_leaves_the_old_cube_or_the_new(tmp
 def test_an_overwrite_killed_between_its_two_renames_is_finished_by_the_next_open(tmp_path):
     where, new = tmp_path / "cube.zarr", grid(1, threshold=0.3)
     fill(where, grid())
-    fill(tmp_path / "cube.zarr.replacing", new)
-    where.rename(tmp_path / "cube.zarr.replaced")
+    fill(tmp_path / ".cube.zarr.tempocube-new", new)
+    where.rename(tmp_path / ".cube.zarr.tempocube-old")
     assert Cube.open(where).grids == (new,)
     assert verify(where).ok
     fill(where, new)

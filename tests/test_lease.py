@@ -75,6 +75,8 @@ def elsewhere(place, **other):
         "time": time.time(),
         "beats": 5,
         "released": False,
+        "since": time.time(),
+        "after_dead": False,
     }
     place.put(f"{lease.FOLDER}/00000003.json", json.dumps(record | other).encode())
 

@@ -1,3 +1,6 @@
+import time
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -47,10 +50,81 @@ def test_of_two_workers_that_had_a_cell_the_one_that_failed_undoes_nothing(where
     assert verify(where).problems == []
 
 
+def test_a_slow_worker_that_overwrites_a_finished_cell_is_noticed_when_the_run_ends(where):
+    """A scheduler gave the task out twice; the second copy puts a shard after the first was folded."""
+    model = facts()
+    with Driver(where, grid(), model, PROMPT_TOKENS) as run:
+        task = run.todo()[0]
+        write(task, model)
+        slow = task.writer()
+        run.fold()
+        time.sleep(1.1)  # S3 tells times in whole seconds
+        slow.write("log_attention", experiment(task.cell, model)[1] - 1, 0)
+    assert Cube.open(where).status()[task.index] == PENDING
+
+
+def test_receipts_of_one_cell_are_told_apart_by_what_they_vouch_for(where):
+    """Two copies of a task both finish, with different bytes, before the driver folds."""
+    model = facts()
+    with Driver(where, grid(), model, PROMPT_TOKENS) as run:
+        task = run.todo()[0]
+        small, logs, readout = experiment(task.cell, model)
+        for shift in (0, 1e-1):
+            writer = task.writer()
+            writer.write("log_attention", logs, 0)
+            writer.write("logits", readout - shift, 0)
+            writer.finish(small)
+        assert len(run.place.list(RECEIPTS)) == 2
+        assert run.ledger.status()[task.index] == PENDING
+        run.fold()
+        assert run.ledger.status()[task.index] == DONE
+    assert verify(where).problems == []
+
+
+def test_words_that_cannot_be_stored_block_nobody(where):
+    with Driver(where, grid(), facts(), PROMPT_TOKENS) as run:
+        run.todo()[0].writer().fail("no such file: bad \udcff path")
+        (told,) = run.fold()
+        assert (told.status, told.error) == (FAILED, "no such file: bad ? path")
+
+
+@pytest.mark.parametrize("index", [(-1, 0, 0), (0, 0), (0, 0, 0, 0), (5, 0, 0)])
+def test_a_receipt_of_a_cell_that_is_not_there_changes_nothing(where, index):
+    with Driver(where, grid(), facts(), PROMPT_TOKENS) as run:
+        receipt = replace(write(run.todo()[0], facts()), index=index)
+        run.place.delete([stored.key for stored in run.place.list(RECEIPTS)])
+        run.place.put(receipt.key, receipt.to_bytes())
+        assert run.fold() == []
+        assert not (run.ledger.status() == DONE).any()
+
+
+def test_files_that_other_programs_leave_in_a_cube_disturb_nobody(tmp_path):
+    cube = fill(tmp_path / "a.zarr", grid(1))
+    for folder in (
+        "length/c",
+        "status/c",
+        "status/run/lease",
+        "status/run/receipts",
+        "log_attention/c/0/0/0",
+    ):
+        (tmp_path / "a.zarr" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "a.zarr" / folder / ".DS_Store").write_bytes(b"x")
+    fill(tmp_path / "a.zarr", grid(2))
+    assert verify(cube.place).ok
+
+
+def test_a_damaged_chunk_of_the_index_is_named_when_folding_into_it(where):
+    cube = fill(where, grid(1))
+    key = cube.place.list("entropy/c")[:1] or cube.place.list("token/c")
+    cube.place.put(key[0].key, b"garbage")
+    with pytest.raises(CubeError, match=r"a chunk of .* cannot be read"):
+        fill(where, grid(2))
+
+
 @pytest.mark.parametrize("content", [b"", b"torn", b"\xff" * 64])
 def test_what_is_no_receipt_is_removed(where, content):
     with Driver(where, grid(), facts(), PROMPT_TOKENS) as run:
-        run.place.put(f"{RECEIPTS}/0-0-0.safetensors", content)
+        run.place.put(f"{RECEIPTS}/0-0-0-x.safetensors", content)
         assert run.fold() == []
         assert run.place.list(RECEIPTS) == []
 

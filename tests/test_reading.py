@@ -80,7 +80,7 @@ def test_folders_may_have_any_name(tmp_path, name, monkeypatch):
     fill(name, grid(1))
     assert (tmp_path / name / "zarr.json").exists()
     assert open_cube(tmp_path / name).sizes["prompt"] == 1
-    assert Cube.open(f"file://{tmp_path}/{name}").shape == (1, 2, 2)
+    assert Cube.open((tmp_path / name).as_uri()).shape == (1, 2, 2)
 
 
 def test_tier_two_and_three_and_projections_have_their_dims(where, tmp_path):

@@ -251,6 +251,73 @@ def test_what_is_not_a_cube_is_left_alone(tmp_path, what):
     assert sorted((p, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()) == before
 
 
+@pytest.mark.parametrize("what", ["notes.md", "inner.zarr/zarr.json"])
+def test_overwrite_removes_nothing_that_is_no_part_of_the_cube(where, what):
+    cube = fill(where, grid(1))
+    cube.place.put(what, b"mine")
+    with pytest.raises(CubeError, match=f"holds {what.split('/')[0]}, no part of a cube"):
+        fill(where, grid(2), overwrite=True)
+    assert cube.place.get(what) == b"mine"
+    assert Cube.open(where).grids == (grid(1),)
+
+
+def test_a_link_stands_for_the_folder_it_leads_to(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "link.zarr").symlink_to(tmp_path / "scratch" / "real.zarr")
+    fill(tmp_path / "link.zarr", grid(1))
+    fill(tmp_path / "link.zarr", grid(2), overwrite=True)
+    assert (tmp_path / "link.zarr").is_symlink()
+    assert Cube.open(tmp_path / "scratch" / "real.zarr").grids == (grid(2),)
+    assert [p.name for p in (tmp_path / "scratch").iterdir()] == ["real.zarr"]
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        (b'{"attributes": null}', "is not one"),
+        (b'{"attributes": {"tempocube_schema": "1"}}', "has schema '1', this version reads 1"),
+        (b'{"attributes": {"tempocube_schema": 1}}', "was damaged by another tool"),
+        (
+            b'{"attributes": {"tempocube_schema": 1, "grid": []}, "consolidated_metadata": null}',
+            "was damaged by another tool",
+        ),
+    ],
+)
+def test_an_odd_root_is_one_line(tmp_path, root, said):
+    (tmp_path / "zarr.json").write_bytes(root)
+    for look in (Cube.open, open_cube, verify):
+        with pytest.raises(CubeError, match=said) as refused:
+            look(tmp_path)
+        assert "\n" not in str(refused.value)
+
+
+def test_ids_of_prompts_are_kept_or_refused(tmp_path):
+    def made(*prompts):
+        return grid(prompts=[dict(zip(("prompt", "id"), each, strict=False)) for each in prompts])
+
+    where = tmp_path / "a.zarr"
+    fill(where, made(("A", "x"), ("B", "y")))
+    with pytest.raises(CubeError, match="prompt 'A' has id 'x' in this cube, 'y' here"):
+        fill(where, made(("A", "y"), ("B", "x")))
+    fill(where, made(("C", "p3")))
+    fill(where, grid(prompts=["D", "E"]))
+    assert open_cube(where).prompt.values.tolist() == ["x", "y", "p3", "p4", "p5"]
+
+
+def test_a_copy_that_xarray_trimmed_does_not_pass_for_a_cube(tmp_path):
+    fill(tmp_path / "a.zarr", grid())
+    trimmed = open_cube(tmp_path / "a.zarr")[["length"]]
+    trimmed.to_zarr(tmp_path / "copy.zarr", consolidated=False, zarr_format=3)
+    with pytest.raises(CubeError, match="not a tempocube cube"):
+        Cube.open(tmp_path / "copy.zarr")
+
+
+def test_more_slots_than_any_cube_has_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="the grid asks for up to 100000005 slots"):
+        fill(tmp_path / "a.zarr", grid(max_tokens=10**7))
+    assert not (tmp_path / "a.zarr").exists()
+
+
 def test_looking_for_a_cube_creates_nothing(tmp_path):
     for look in (open_cube, Cube.open, verify):
         with pytest.raises(CubeError, match="no cube there"):

@@ -155,3 +155,31 @@ def test_what_is_no_attention_does_not_verify(tmp_path, storage, said):
         writer.write("logits", readout, 0)
         writer.finish(small)
     assert said in str(verify(tmp_path / "a.zarr").problems[0])
+
+
+@pytest.mark.parametrize("name", ["path_digest", "seconds", "token"])
+def test_one_small_array_that_is_damaged_hides_nothing_else(cube, name):
+    cube.place.put(cube.place.list(f"{name}/c")[0].key, b"garbage")
+    cube.place.delete([stored.key for stored in cube.place.list("log_attention/c/0/0/0")])
+    said = [str(problem) for problem in verify(cube.place).problems]
+    assert any(f"{name} cannot be read" in each for each in said)
+    assert any(each.startswith(CELL) for each in said)
+
+
+def test_a_forged_path_digest_is_noticed(cube):
+    array = cube.array("path_digest", cube.place.zarr(read_only=False))
+    array[1, 1, 1] = "forged"
+    assert problems(cube) == [f"{CELL}: path_digest is not that of its tokens and masks"]
+
+
+def test_metadata_of_an_array_that_was_changed_is_noticed(cube):
+    cube.place.delete(["token/zarr.json"])
+    assert problems(cube) == ["token/zarr.json is not what the root says; the next run puts it right"]
+    fill(cube.place, cube.grids[0])
+    assert verify(cube.place).ok
+
+
+@pytest.mark.parametrize("name", ["layer", "head", "check"])
+def test_a_coordinate_that_is_gone_is_noticed(cube, name):
+    cube.place.delete([stored.key for stored in cube.place.list(f"{name}/c")])
+    assert problems(cube) == [f"the coordinate {name} is not what it was"]
