@@ -10,7 +10,7 @@ from tempocube.dataset.options import AttentionCapture, Capture, Curve, Prune, S
 from tempocube.dataset.schema import table
 
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- made by make schema -->\n\n", "\n\n<!-- until here -->"
+BEGIN, END = "<!-- made by make schema -->", "<!-- until here -->"
 
 
 OPTIONS = {
@@ -32,11 +32,12 @@ def _section(name: str, model: type[BaseModel]) -> str:
     rows = ["| key | if it is left out | what |", "|---|---|---|"]
     for key, field in model.model_fields.items():
         default = "must be there" if field.is_required() else _written(field.default)
+        default = "`{}`" if key == "project" else default
         rows.append(f"| `{key}` | {default} | {field.description or PROMPTS} |")
     return "\n".join([f"### {name}\n" if name else "", *rows]).strip()
 
 
-PROMPTS = "category -> prompts; or a list of prompts; see below"
+PROMPTS = "category -> prompts, or a list of prompts; see Prompts below"
 
 
 def _written(value: object) -> str:
@@ -54,8 +55,11 @@ def made() -> dict[Path, str]:
 
 
 def _with_part(text: str, part: str) -> str:
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}{part}{END}{rest.partition(END)[2]}"
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"a page lacks {BEGIN} or {END}")
+    return f"{before}{BEGIN}\n\n{part}\n\n{END}{after}"
 
 
 if __name__ == "__main__":
