@@ -93,7 +93,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", nargs="+", choices=FORMATS, default=[], metavar="FORMAT", help=f"of {[*FORMATS]}"
     )
-    parser.add_argument("--estimate", action="store_true", help="only the constants of dry-run estimates")
+    parser.add_argument("--estimate", action="store_true", help="only the constants of estimates")
     parser.add_argument("--json", type=Path, help="write JSON lines there")
     parser.add_argument("--keep", type=Path, help="leave the last round's stores in this folder")
     parser.add_argument(
@@ -262,9 +262,7 @@ def losses(rows: list[Row]) -> Table:
 
 def show_estimates(console: Console, found: dict[str, float], profile: Profile) -> None:
     """The constants, by name."""
-    console.print(
-        f"stored bytes a raw float32 byte, profile {profile.name} (constants of dry-run estimates):"
-    )
+    console.print(f"stored bytes a raw float32 byte, profile {profile.name} (constants of estimates):")
     for name, value in found.items():
         console.print(f"  {name} = {value:.4f}", highlight=False)
 

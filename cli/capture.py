@@ -77,6 +77,7 @@ def _plan(grid: Grid, as_json: bool) -> None:
         "axes": axes,
         "sets": grid.max_sets,
         "slots_after_the_prompt": grid.generated_slots,
+        "max_slots": grid.max_slots,
     }
     if as_json:
         console.say_json(plan)
@@ -92,7 +93,9 @@ def _plan(grid: Grid, as_json: bool) -> None:
         "seeds": ", ".join(map(str, grid.seeds)),
         "modes": ", ".join(grid.modes),
         **{name: ", ".join(map(str, values)) for name, values in axes.items()},
-        "slots": f"at most {grid.generated_slots} after the prompt, in {_count(grid.max_sets, 'set')}",
+        **{name: str(grid.value(name)) for name in ("threshold", "temperature") if name not in axes},
+        "slots": f"at most {grid.generated_slots} after the prompt, in {_count(grid.max_sets, 'set')}"
+        + (f", {grid.max_slots} with the prompt" if grid.max_slots else ""),
     }
     console.say("\n".join(f"{name:12} {text}" for name, text in lines.items()))
 

@@ -66,9 +66,7 @@ class Cube:
         except (ValueError, KeyError, TypeError) as error:
             raise CubeError(f"{place}: its zarr.json is not one ({error})") from error
         if REPLACING in attrs:
-            raise CubeError(
-                f"{place} is being replaced; run the same command with --overwrite again to finish"
-            )
+            raise CubeError(f"{place} is being replaced; overwrite it again with the same grid to finish")
         if MARK not in attrs:
             raise CubeError(f"{place} is a Zarr store, but not a tempocube cube")
         if attrs[MARK] != SCHEMA_VERSION:

@@ -48,7 +48,7 @@ def must_agree(cube: Cube, grid: Grid, facts: ModelFacts) -> None:
     if differences:
         raise CubeError(
             f"{cube.place} cannot take this grid: {'; '.join(differences)}; "
-            f"give another --out, or --overwrite to replace the cube"
+            f"write it to another place, or overwrite the cube"
         )
 
 

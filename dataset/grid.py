@@ -91,15 +91,21 @@ class Grid(Options):
         default=0.0, description="0: deterministic; above: seeded Gumbel noise"
     )
     max_width: Swept[Count] = Field(default=16, description="cap on the tokens of a set")
-    readout: Swept[Readout] = Field(default="mixture", description="which logits choose the next set")
+    readout: Swept[Readout] = Field(
+        default="mixture", description="which logits choose the next set: mixture, top or last"
+    )
     replay: Leader = Field(
         default=None, description="a mode of `modes` along whose sets the others are forced"
     )
     prune: Swept[Prune | None] = Field(default=None, description="retroactive pruning")
     ablate: SweptAblation = Field(
-        default=(), description="heads and MLPs that are zeroed", examples=[["L3H5", "L7.mlp"]]
+        default=(),
+        description="heads and MLPs that are zeroed, such as [L3H5, L7.mlp]",
+        examples=[["L3H5", "L7.mlp"]],
     )
-    control: Control = Field(default=None, description="a run whose answer is known, to test the checks")
+    control: Control = Field(
+        default=None, description="clone, repeat or no_mask: a run whose answer is known, to test the checks"
+    )
     stop_at_eos: Flag = Field(
         default=False, description="end when every surviving token of a set is an end token"
     )

@@ -194,8 +194,12 @@ class Capture(Options):
 class Storage(Options):
     """How the large arrays are written: log16 takes half the space of float32, within 0.4 %."""
 
-    attention: Literal["log16", "float32"] = Field(default="log16", description="attention weights")
-    logits: Literal["log16", "float32"] = Field(default="log16", description="log-probabilities")
+    attention: Literal["log16", "float32"] = Field(
+        default="log16", description="attention weights: log16 or float32"
+    )
+    logits: Literal["log16", "float32"] = Field(
+        default="log16", description="log-probabilities: log16 or float32"
+    )
     activations: Literal["float32"] = Field(
         default="float32", description="keys, values, residual and internals"
     )

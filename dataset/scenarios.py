@@ -96,7 +96,7 @@ class Design:
 
 @dataclass(frozen=True)
 class Effects:
-    """What is true of the experiments; by default scenario A of STATS.md without its crossed seed effect."""
+    """What is true of the experiments; by default scenario A without its crossed seed effect."""
 
     # the response, by its parts
     mean: float = 0.0  # log of attention per parallel key over attention per singleton key
@@ -154,7 +154,7 @@ SCENARIOS: Mapping[str, Effects] = MappingProxyType(
         "G": Effects(category_sd=0.20, prompt_sd=0.15),
     }
 )
-"""The scenarios of STATS.md section 4, by its letters; the crossed seed effect is in A, B and F only."""
+"""Named scenarios of calibration studies; a crossed seed effect is in A, B and F only."""
 
 # Every part has its random stream, so that changing one leaves the others as they were.
 _STREAMS = (

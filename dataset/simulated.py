@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ..errors import BadInput
+from .cube import Cube
 from .encoding import row_axis
 from .grid import Cell, Grid
 from .options import threshold_at
@@ -56,9 +58,15 @@ def cube(
 ) -> Simulated:
     """Write a real cube, at a path or URL, of experiments made from numbers alone; `options` go to the grid.
 
-    Lost cells stay pending; those whose treatment failed are written and have failed.
+    Lost cells stay pending; those whose treatment failed are written and have failed. The same call again
+    finishes what is missing; a cube of another truth is refused.
     """
-    asked, model = grid(design, effects, **options), facts(design)
+    asked, model = grid(design, effects, **options), facts(design, effects, seed)
+    there = None if overwrite else Cube.find(Place.at(where))
+    if there and there.facts.sha256 != model.sha256:
+        raise BadInput(
+            f"{where}: the cube there has another design, other effects or another seed; overwrite it"
+        )
     _must_be_possible(asked, design, effects)
     responses = values(design, effects, 1, seed)[0]
     gone = lost(design, effects, 1, seed)[0]
@@ -94,11 +102,13 @@ def grid(design: Design, effects: Effects, **options: Any) -> Grid:
     return Grid.from_dict(own | options, source="simulated")
 
 
-def facts(design: Design) -> ModelFacts:
-    """A model that exists in numbers only, and says so."""
+def facts(design: Design, effects: Effects, seed: int) -> ModelFacts:
+    """A model that exists in numbers only, and says so; its hash stands for all that is true of the cube."""
     width = 8 * design.heads
     shape = (design.layers, design.heads, design.heads, 8, width, 4 * width, design.vocab)
-    return ModelFacts(MODEL, hashlib.sha256(f"{MODEL} {shape}".encode()).hexdigest(), *shape)
+    return ModelFacts(
+        MODEL, hashlib.sha256(f"{MODEL} {design} {effects} {seed}".encode()).hexdigest(), *shape
+    )
 
 
 def _must_be_possible(asked: Grid, design: Design, effects: Effects) -> None:

@@ -71,17 +71,21 @@ def verify(where: Any, progress: Callable[[int, int], None] = lambda done, total
 
 def verify_cell(cube: Cube, index: Index, small: dict[str, Array] | None = None) -> list[str]:
     """What is wrong with one done cell: shards missing or damaged, other values than were written."""
+    at = "index"
     try:
         values = cube.row(index, small)
         digest, wrong = Digest(), [failed_checks(values["check_result"], cube.grids[0].control)]
         for variable in cube.data.values():
+            at = variable.name
             for start, block in blocks(cube, variable, index, int(values["length"]), len(values["width"])):
                 digest.block(variable, block)
                 wrong.append(_not_attention(cube, index, values, variable, start, block))
         found = digest.finish(values, tuple(cube.data))
         wrong.append(_another_path(cube, index, values))
     except Exception as error:  # noqa: BLE001 - whatever a damaged file makes a codec raise, the cell is named
-        return [str(error) if isinstance(error, TempoError) else f"a shard is damaged: {one_line(error)}"]
+        return [
+            str(error) if isinstance(error, TempoError) else f"{at}: a shard is damaged ({one_line(error)})"
+        ]
     if found != values["digest"]:
         lost = _missing_shards(cube, index, int(values["length"]), len(values["width"]))
         return lost or ["the stored values are not those that were written (digest differs)"]

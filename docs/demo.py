@@ -32,15 +32,16 @@ def main() -> None:
     effects = simulated.Effects(mean=log(0.6), sink=0.5, recency=0.15)
     made = simulated.cube(simulated.Design(), effects, CUBE, seed=1)
     print(
-        f"\n{len(made.truth)} simulated experiments are in {CUBE}: parallel tokens get 0.6 of the attention"
+        f"\n{len(made.truth)} simulated experiments are in {CUBE}: on average a parallel token gets 0.6 of the"
     )
+    print("attention that a single one gets at the same distance, in some prompts more, in others less")
     show("tempo-stats", "verify", str(CUBE))
 
     cube = tc.open_cube(CUBE)
     print("\n>>> cube = tempocube.open_cube('demo.zarr')   # lazy: nothing big has been read")
     print(f"attention {dict(cube.attention.sizes)}")
     one = cube.attention.sel(prompt="p0", seed=42, mode="visible", layer=1).mean("head")
-    print(">>> cube.attention.sel(prompt='p0', seed=42, mode='visible', layer=1)   # reads that layer only")
+    print(">>> cube.attention.sel(prompt='p0', seed=42, mode='visible', layer=1)   # reads its chunks only")
     print(f"each row sums to 1: {bool(np.allclose(one.sum('key'), one.notnull().any('key'), atol=0.01))}")
     per_prompt = np.exp(made.truth.groupby("prompt")["downweighting"].mean())
     print(

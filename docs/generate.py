@@ -31,7 +31,8 @@ def options() -> str:
 def _section(name: str, model: type[BaseModel]) -> str:
     rows = ["| key | if it is left out | what |", "|---|---|---|"]
     for key, field in model.model_fields.items():
-        default = "must be there" if field.is_required() else _written(field.default)
+        default = "it or `prompts_file` must be there" if key == "prompts" else "must be there"
+        default = default if field.is_required() else _written(field.default)
         default = "`{}`" if key == "project" else default
         rows.append(f"| `{key}` | {default} | {field.description or PROMPTS} |")
     return "\n".join([f"### {name}\n" if name else "", *rows]).strip()

@@ -160,7 +160,7 @@ def test_an_overwrite_on_s3_that_died_is_refused_by_name_until_it_is_finished(s3
     process = start(drive, where, new, environment(), 20, True)
     process.join(60)
     assert process.exitcode == -9
-    with pytest.raises(Exception, match="is being replaced; run the same command with --overwrite again"):
+    with pytest.raises(Exception, match="is being replaced; overwrite it again with the same grid"):
         Cube.open(where)
     fill(where, new, overwrite=True)
     assert Cube.open(where).grids == (new,)

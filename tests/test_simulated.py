@@ -17,6 +17,7 @@ from tempocube.dataset.schema import CHECKS, DONE, FAIL, FAILED, NOT_APPLICABLE,
 from tempocube.dataset.simulated import Design, Effects, Simulated, cube
 from tempocube.dataset.verify import verify
 from tempocube.dataset.visibility import visibility
+from tempocube.errors import BadInput
 
 FIXED = Effects(prompt_sd=0, prompt_seed_sd=0, prompt_mode_sd=0, residual_sd=0)
 SMALL = Design(categories=(2, 1), seeds=2, steps=8, prompt_tokens=4, layers=2, heads=2, vocab=32)
@@ -43,7 +44,7 @@ def make(tmp_path: Path) -> Make:
     return made
 
 
-# --- the estimators of STATS.md section 1, written once more
+# --- the estimator of the down-weighting, and the ratio of earlier code, written once more
 
 
 def cells(ds: xr.Dataset) -> list[xr.Dataset]:
@@ -284,14 +285,19 @@ def test_only_what_the_grid_asks_for_is_stored(make: Make) -> None:
         make(effects=Effects(by_head=((1.0,),)))
 
 
-def test_a_larger_design_extends_the_cube_and_leaves_its_cells_alone(tmp_path: Path) -> None:
-    cube(SMALL, Effects(), tmp_path / "cube.zarr", 1)
-    before = Cube.open(tmp_path / "cube.zarr").read("digest")
-    larger = cube(replace(SMALL, categories=(2, 1, 2)), Effects(), tmp_path / "cube.zarr", 1)
-    after = Cube.open(tmp_path / "cube.zarr").read("digest")
-    assert (after[:3] == before).all()
-    assert verify(larger.url).ok
-    assert len(larger.truth) == after.size == 20
+def test_a_cube_of_another_truth_is_refused_and_the_same_one_finished(tmp_path: Path) -> None:
+    where = tmp_path / "cube.zarr"
+    first = cube(SMALL, Effects(), where, 1)
+    for design, effects, seed in (
+        (SMALL, Effects(mean=1.0), 1),
+        (SMALL, Effects(), 2),
+        (Design(), Effects(), 1),
+    ):
+        with pytest.raises(BadInput, match="another design, other effects or another seed"):
+            cube(design, effects, where, seed)
+    again = cube(SMALL, Effects(), where, 1)
+    pd.testing.assert_frame_equal(again.truth, first.truth)
+    assert cube(SMALL, Effects(mean=1.0), where, 1, overwrite=True).effects.mean == 1.0
 
 
 def test_a_swept_option_is_an_axis_along_which_the_response_stays(make: Make) -> None:
