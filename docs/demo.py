@@ -31,10 +31,8 @@ def main() -> None:
     shutil.rmtree(CUBE, ignore_errors=True)
     effects = simulated.Effects(mean=log(0.6), sink=0.5, recency=0.15)
     made = simulated.cube(simulated.Design(), effects, CUBE, seed=1)
-    print(
-        f"\n{len(made.truth)} simulated experiments are in {CUBE}: on average a parallel token gets 0.6 of the"
-    )
-    print("attention that a single one gets at the same distance, in some prompts more, in others less")
+    print(f"\n{len(made.truth)} simulated experiments are in {CUBE}: on average a parallel token gets 0.6")
+    print("of the attention that a single one gets at the same distance; some prompts more, others less")
     show("tempo-stats", "verify", str(CUBE))
 
     cube = tc.open_cube(CUBE)
