@@ -1,7 +1,7 @@
 """Every variable of a cube, once: template, writer, validator and documentation come from this table."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from .grid import Grid
 
@@ -56,14 +56,10 @@ class ModelFacts:
         return asdict(self) | {"windows": list(self.windows)}
 
 
-Plane = Literal["index", "data"]
-
-
 @dataclass(frozen=True)
 class Variable:
     """One variable; `dims` come after the cell dims.
 
-    `plane`: small arrays of the index are written by the driver alone, data by the workers.
     `codec`: which log16 scale packs it, if any. `content`: part of `digest`.
     """
 
@@ -73,7 +69,6 @@ class Variable:
     fill: Any
     unit: str
     meaning: str
-    plane: Plane = "index"
     codec: str | None = None
     content: bool = True
 
@@ -81,6 +76,7 @@ class Variable:
 NAN = float("nan")
 _SLOT, _STEP = ("slot",), ("step",)
 
+# small arrays, which the driver alone writes
 INDEX = (
     Variable(
         "status",
@@ -155,9 +151,10 @@ _KV = ("layer", "kv_head", "slot", "head_dim")
 
 def _data(name: str, dims: tuple[str, ...], unit: str, meaning: str, codec: str | None = None) -> Variable:
     dtype, fill = ("uint16", 65535) if codec else ("float32", NAN)
-    return Variable(name, dims, dtype, fill, unit, meaning, "data", codec)
+    return Variable(name, dims, dtype, fill, unit, meaning, codec)
 
 
+# big arrays, which the workers write
 DATA = {
     "log_attention": _data(
         "log_attention", _ATTENTION, "nat", "log of the softmax weight; -inf hidden", "attention"
