@@ -116,11 +116,12 @@ def hold(where: str, asked: Grid, ready: Any, environment: dict[str, str]) -> No
         time.sleep(60)
 
 
-def write_all(tasks: Sequence[Task], model: ModelFacts, environment: dict[str, str]) -> None:
-    """What a worker process of the crash tests does."""
+def write_for_ever(tasks: Sequence[Task], model: ModelFacts, environment: dict[str, str]) -> None:
+    """What a worker process of the crash tests does until it is killed."""
     os.environ.update(environment)
-    for task in tasks:
-        write(task, model)
+    while True:
+        for task in tasks:
+            write(task, model)
 
 
 def drive(where: str, asked: Grid, environment: dict[str, str], calls: int, overwrite: bool = False) -> None:
