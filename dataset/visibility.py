@@ -12,22 +12,24 @@ from .grid import MODES
 PROMPT = -1  # slot_step of a prompt token
 NO_SLOT = -2  # slot_step beyond the end of an experiment
 NEVER = -1  # pruned_at of a slot that stays
+ALL = slice(None)
 
 Ints = npt.NDArray[np.integer]
 Mask = npt.NDArray[np.bool_]
 
 
-def existence(slot_step: Ints) -> Mask:
+def existence(slot_step: Ints, rows: slice = ALL) -> Mask:
     """(query, key): the key had been fed when the query's row was computed, whether it may be seen or not.
 
-    A set is fed together, so its members exist for each other; a prompt row knows no later key.
+    A set is fed together, so its members exist for each other; a prompt row knows no later key. `rows` are
+    the queries wanted.
     """
     step = np.asarray(slot_step)
     order = np.arange(step.size)
-    earlier = order[None, :] <= order[:, None]
-    same_set = (step[None, :] == step[:, None]) & (step[None, :] >= 0)
+    earlier = order[None, :] <= order[rows, None]
+    same_set = (step[None, :] == step[rows, None]) & (step[None, :] >= 0)
     real = step > NO_SLOT
-    return np.asarray((earlier | same_set) & real[None, :] & real[:, None])
+    return np.asarray((earlier | same_set) & real[None, :] & real[rows, None])
 
 
 def asked_rows(queries: str, slot_step: Ints) -> Mask:
@@ -45,26 +47,32 @@ def asked_rows(queries: str, slot_step: Ints) -> Mask:
     return np.asarray(first_of_set | last_of_prompt)
 
 
-def visibility(mode: str, logical: Ints, slot_step: Ints, pruned_at: Ints, window: int | None = None) -> Mask:
+def visibility(
+    mode: str,
+    logical: Ints,
+    slot_step: Ints,
+    pruned_at: Ints,
+    window: int | None = None,
+    rows: slice = ALL,
+) -> Mask:
     """(query, key): True where the query may see the key.
 
     Earlier positions are visible in every mode. Among siblings, `isolated` sees only itself, `causal` also
     those ranked above it, `visible` all of them, both ways; a set of `single` has one member. A key pruned
     at step t is hidden from rows of step t on. `window` counts logical positions, the query's included.
+    `rows` are the queries wanted: an engine needs those of its newest set only.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; there are {', '.join(MODES)}")
     step, position, gone = np.asarray(slot_step), np.asarray(logical), np.asarray(pruned_at)
     order = np.arange(step.size)
-    sibling = (step[None, :] == step[:, None]) & (step[None, :] >= 0)
-    if mode == "isolated":
-        may = order[None, :] == order[:, None]
-    elif mode == "visible":
-        may = np.ones((step.size, step.size), dtype=bool)
-    else:
-        may = order[None, :] <= order[:, None]
-    seen = existence(step) & (~sibling | may)
-    seen &= ~((gone[None, :] >= 0) & (step[:, None] >= gone[None, :]))
+    seen = existence(step, rows)
+    if mode != "visible":
+        among = np.equal if mode == "isolated" else np.less_equal
+        sibling = (step[None, :] == step[rows, None]) & (step[None, :] >= 0)
+        seen &= ~sibling | among(order[None, :], order[rows, None])
+    if (gone >= 0).any():
+        seen &= ~((gone[None, :] >= 0) & (step[rows, None] >= gone[None, :]))
     if window is not None:
-        seen &= position[:, None] - position[None, :] < window
+        seen &= position[rows, None] - position[None, :] < window
     return np.asarray(seen)
