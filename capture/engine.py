@@ -2,19 +2,20 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ..dataset.cell import Cell
 from ..dataset.visibility import PROMPT, asked_rows
+from .again import difference
 from .checks import seen_in
 from .experiment import Experiment, Readout, Track
 from .forest import Branch, Feed, Forest, Growth
 from .model import Model
-from .rows import Sink
-from .select import log_softmax, readout
+from .rows import Kept, Sink
+from .select import Select, log_softmax, readout, selection
 from .tap import Passed, Tap, Watched
 from .wanted import Wanted
 
@@ -29,6 +30,9 @@ class Work:
     nodes: int
     seconds: float
 
+    def __add__(self, more: "Work") -> "Work":
+        return Work(self.passes + more.passes, self.nodes + more.nodes, self.seconds + more.seconds)
+
 
 def capture(
     model: Model,
@@ -41,9 +45,26 @@ def capture(
 ) -> Work:
     """Run a batch of experiments, each into its sink.
 
-    A cell with `replay` follows its leader, which is in the batch or has its track in `tracks`.
+    A cell with `replay` follows its leader, which is in the batch or has its track in `tracks`; a cell that
+    has one there itself is forced along it. Under `control: repeat` each cell is then captured again, alone,
+    and goes into its sink with the differences.
     """
-    return Batch(model, cells, sinks, wanted, tracks or {}, worker).run()
+    twice = [cell.control == "repeat" for cell in cells]
+    first = [Kept() if again else sink for again, sink in zip(twice, sinks, strict=True)]
+    work = Batch(model, cells, first, wanted, tracks or {}, worker).run()
+    for cell, kept, sink in zip(cells, first, sinks, strict=True):
+        if isinstance(kept, Kept) and kept is not sink:
+            second, more = alone(model, cell, Track.recorded(kept.small), wanted)
+            value = difference(kept, second).values("repeat", kept.small["check_value"])
+            kept.replay(sink, check_value=value)
+            work += more
+    return work
+
+
+def alone(model: Model, cell: Cell, track: Track, wanted: Wanted) -> tuple[Kept, Work]:
+    """A cell captured once more with no company, along the sets it took."""
+    kept = Kept()
+    return kept, Batch(model, [cell], [kept], wanted, {cell: track}, "").run()
 
 
 class Batch:
@@ -62,15 +83,18 @@ class Batch:
         self.forest = Forest(model.facts.windows)
         self.experiments: list[Experiment] = []
         mine: dict[Cell, Track] = dict(tracks)
+        select: dict[Cell, Select] = {}
+        prompts = {text: model.prompt_tokens(text) for text in {cell.prompt for cell in cells}}
         order = sorted(range(len(cells)), key=lambda i: cells[i].replay is not None)
         for i in order:  # leaders first: a follower takes the set its leader has just taken
             cell, leader = cells[i], cells[i].leader
-            if leader is not None and leader not in mine:
+            follows = tracks.get(cell) or (None if leader is None else mine.get(leader))
+            if leader is not None and follows is None:
                 raise ValueError(f"cell {cell.key} follows {leader.mode}, which is neither here nor recorded")
-            follows = None if leader is None else mine[leader]
-            prompt = model.prompt_tokens(cell.prompt)
-            experiment = Experiment(cell, prompt, sinks[i], model, wanted, follows)
-            mine.setdefault(cell, experiment.track)
+            alike = cell if cell.temperature else replace(cell, seed=0)
+            chosen = select.setdefault(alike, selection(cell))
+            experiment = Experiment(cell, prompts[cell.prompt], chosen, sinks[i], model, wanted, follows)
+            mine[cell] = experiment.track
             self.experiments.append(experiment)
         self._logits: dict[int, dict[int, npt.NDArray[np.float64]]] = {}  # member -> place in its set -> row
 
@@ -104,6 +128,7 @@ class Batch:
                 experiment.finish(branch_of[member], self.worker)
             else:
                 sets[member] = tokens
+        self._logits.clear()  # not before: a short prompt's are of an earlier pass than a long one's
         return sets
 
     def _readout(self, member: int, shared: dict[tuple[int, str, tuple[int, ...]], Readout]) -> Readout:
@@ -126,7 +151,6 @@ class Batch:
         reads = [(growth, place) for growth in feed.growths for place in self._places(growth)]
         passed = tap.forward(feed, [growth.nodes.stop + place for growth, place in reads])
         rows = log_softmax(passed.logits)
-        self._logits = {}
         for growth in feed.growths:
             mine = {place: row for (own, place), row in zip(reads, rows, strict=True) if own is growth}
             self._logits |= dict.fromkeys(growth.branch.members, mine)

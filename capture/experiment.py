@@ -16,7 +16,7 @@ from .forest import Branch, Ints
 from .model import Model
 from .prune import judge, received
 from .rows import Rows, Sink
-from .select import Choice, ended, entropy, forced, selection, top
+from .select import Choice, Select, ended, entropy, forced, top
 from .wanted import Wanted
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -55,6 +55,13 @@ class Readout:
     stored: npt.NDArray[np.float32]
     entropy: float
     top: tuple[Ints, Floats]
+    choices: dict[tuple[Select, int], Choice] = field(default_factory=dict)
+
+    def choice(self, select: Select, step: int) -> Choice:
+        """What a selection takes of it; experiments that select alike ask once."""
+        if (select, step) not in self.choices:
+            self.choices[select, step] = select(self.logprob, step)
+        return self.choices[select, step]
 
     @classmethod
     def of(cls, logprob: npt.NDArray[np.float64]) -> "Readout":
@@ -69,6 +76,7 @@ class Experiment:
         self,
         cell: Cell,
         prompt: Sequence[int],
+        select: Select,
         sink: Sink,
         model: Model,
         wanted: Wanted,
@@ -78,8 +86,9 @@ class Experiment:
         self.track, self.follows = Track(pruned_at=np.full(len(prompt), NEVER, np.int32)), follows
         self.seconds, self.over = 0.0, False
         self.evidence = Evidence()
-        self._sink, self._select = sink, selection(cell)
-        self._readouts: list[Readout] = []
+        self._sink, self._select = sink, select
+        self._entropy: list[float] = []
+        self._top: list[tuple[Ints, Floats]] = []
         self._logical: list[Ints] = []
         self._score = np.full(len(prompt), np.nan)
         names = [*wanted.nodes, *["logits"] * wanted.logits, *[wanted.attention] * bool(wanted.attention)]
@@ -121,7 +130,7 @@ class Experiment:
             self.over = True
             return None
         if self.follows is None:
-            choice = self._select(seen.logprob, self.step)
+            choice = seen.choice(self._select, self.step)
         elif self.step < len(self.follows.sets):
             leads = self.follows.sets[self.step]
             choice = forced(seen.logprob, leads.tokens, leads.threshold, leads.capped)
@@ -132,7 +141,8 @@ class Experiment:
             self.over = True
             return None
         self.track.sets.append(choice)
-        self._readouts.append(seen)
+        self._entropy.append(seen.entropy)
+        self._top.append(seen.top)
         if "logits" in self._rows:
             self._rows["logits"].add(seen.stored)
         return tuple(choice.tokens.tolist())
@@ -172,7 +182,7 @@ class Experiment:
         self._sink.finish(small, applied_mode=applied)
 
     def _small(self, branch: Branch) -> dict[str, Any]:
-        sets, seen = self.track.sets, self._readouts
+        sets, ranks = self.track.sets, min(RANKS, self.model.facts.vocab)
         probability = [np.full(len(self.prompt), np.nan), *(each.probability for each in sets)]
         return {
             "token": branch.token,
@@ -187,9 +197,9 @@ class Experiment:
             "margin_kept": np.array([each.margin_kept for each in sets]),
             "margin_dropped": np.array([each.margin_dropped for each in sets]),
             "margin_order": np.array([each.margin_order for each in sets]),
-            "entropy": np.array([each.entropy for each in seen]),
-            "top_token": np.array([each.top[0] for each in seen]).reshape(len(seen), -1),
-            "top_logprob": np.array([each.top[1] for each in seen]).reshape(len(seen), -1),
+            "entropy": np.array(self._entropy),
+            "top_token": np.array([ids for ids, _ in self._top]).reshape(len(sets), ranks),
+            "top_logprob": np.array([logprob for _, logprob in self._top]).reshape(len(sets), ranks),
             "text": self._text(),
         }
 

@@ -1,0 +1,110 @@
+"""Before a model is used: does the tap do what the model would have done? On a few tokens, in a second or so.
+
+An architecture that mlx-lm has changed, or that does something of its own, is found out here and refused.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+from mlx.utils import tree_flatten
+
+from ..dataset.visibility import NEVER
+from ..errors import BadInput
+from . import model as models
+from .forest import Feed, Forest
+from .model import Model
+from .select import log_softmax
+from .tap import Tap, Unfit
+from .wanted import Wanted
+
+SENTENCE = "The scientist opened the door and saw that the lamp was still burning."
+TOKENS = 8
+# Log-probabilities that two ways of computing the same may differ by; a wrong mask or position is worth nats.
+TOLERANCE = {mx.float32: 5e-3, mx.float16: 0.2, mx.bfloat16: 0.5}
+
+Floats = npt.NDArray[np.float64]
+Sets = Sequence[tuple[int, ...]]
+
+
+def load(name: str) -> Model:
+    """A model that has passed: the one way to get one for a run."""
+    model = models.load(name)
+    check(model)
+    return model
+
+
+def check(model: Model) -> dict[str, float]:
+    """How far two ways of computing the same are apart, by name; refuses the model if that is too far."""
+    try:
+        found = _compared(model)
+    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise _unfit(model, f"it {reason}") from error
+    most = max(TOLERANCE[kind] for kind in _dtypes(model) if kind in TOLERANCE)
+    wrong = [f"{name} by {apart:.2g}" for name, apart in found.items() if not apart <= most]
+    if wrong:
+        raise _unfit(model, f"log-probabilities differ between {', '.join(wrong)} (at most {most:g})")
+    return found
+
+
+def _unfit(model: Model, reason: str) -> BadInput:
+    return BadInput(f"{model.name}: {model.config['model_type']} cannot be observed: {reason}")
+
+
+def _dtypes(model: Model) -> set[mx.Dtype]:
+    named: Any = tree_flatten(model.net.parameters())
+    return {value.dtype for _, value in named}
+
+
+def _compared(model: Model) -> dict[str, float]:
+    tokens = tuple(model.prompt_tokens(SENTENCE))[:TOKENS]
+    siblings, short = tokens[1:4], tokens[: TOKENS // 2]
+    packed, turned, other = _rows(
+        model, [tokens, tokens, short], [[siblings], [siblings[::-1]], [siblings[:1]]], "isolated"
+    )
+    lone = _rows(model, [tokens], [[siblings]], "isolated")[0]
+    stepwise = _rows(model, [short], [[(token,) for token in tokens[len(short) :]]], "isolated")
+    fused = log_softmax(_on_host(model.net(mx.array([tokens]))[0]))
+    wide = len(siblings)
+    return {
+        "our attention and the model's own": _apart(packed[: len(tokens)], fused),
+        "packed and alone": max(_apart(packed, lone), _apart(other[: len(short)], fused[: len(short)])),
+        "step by step and at once": _apart(stepwise[0], fused),
+        "two orders of siblings": _apart(packed[-wide:], turned[-wide:][::-1]),
+    }
+
+
+def _rows(model: Model, prompts: Sequence[tuple[int, ...]], sets: Sequence[Sets], sight: str) -> list[Floats]:
+    """(slot, vocab) log-probabilities after every slot of experiments that take these sets."""
+    forest, logprob = Forest(model.facts.windows), []
+    pruned = [np.full(len(prompt), NEVER, np.int32) for prompt in prompts]
+    histories: dict[int, npt.NDArray[np.int32]] = {}
+    with Tap(model, Wanted()) as tap:
+        for feed in forest.plant(prompts, [()] * len(prompts)):
+            logprob.append(_passed(tap, feed))
+        for step in range(max(map(len, sets))):
+            going = {i: own[step] for i, own in enumerate(sets) if step < len(own)}
+            logprob.append(_passed(tap, forest.grow(going, [sight] * len(prompts), pruned)))
+            for i, taken in going.items():
+                pruned[i] = np.append(pruned[i], np.full(len(taken), NEVER, np.int32))
+            histories |= {i: branch.node for branch in forest.branches for i in branch.members}
+    rows = np.concatenate(logprob)
+    return [rows[histories[i]] for i in range(len(prompts))]
+
+
+def _passed(tap: Tap, feed: Feed) -> Floats:
+    passed = tap.forward(feed, range(feed.token.size))
+    if not passed.pooled:
+        raise Unfit("does not take every token into the cache and the attention of every layer")
+    return log_softmax(passed.logits)
+
+
+def _on_host(logits: mx.array) -> npt.NDArray[np.float32]:
+    return np.asarray(logits.astype(mx.float32))
+
+
+def _apart(one: Floats, two: Floats) -> float:
+    return float(np.abs(one - two).max())
