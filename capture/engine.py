@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from ..dataset.cell import Cell
+from ..dataset.grid import Cell, Grid
 from ..dataset.visibility import PROMPT, asked_rows
 from .again import difference
 from .checks import seen_in
@@ -61,6 +61,14 @@ def capture(
     return work
 
 
+def keep(model: Model, grid: Grid) -> dict[Cell, Kept]:
+    """Every cell of a grid in one batch, in memory: for a look, without a cube."""
+    sinks = {cell: Kept() for cell in grid.cells()}
+    wanted = Wanted.of(grid.capture, grid.storage, model.facts)
+    capture(model, list(sinks), list(sinks.values()), wanted)
+    return sinks
+
+
 def alone(model: Model, cell: Cell, track: Track, wanted: Wanted) -> tuple[Kept, Work]:
     """A cell captured once more with no company, along the sets it took."""
     kept = Kept()
@@ -84,7 +92,10 @@ class Batch:
         self.experiments: list[Experiment] = []
         mine: dict[Cell, Track] = dict(tracks)
         select: dict[Cell, Select] = {}
-        prompts = {text: model.prompt_tokens(text) for text in {cell.prompt for cell in cells}}
+        sets: dict[str, int] = {}
+        for cell in cells:
+            sets[cell.prompt] = max(sets.get(cell.prompt, 0), cell.max_tokens)
+        prompts = {text: model.prompt_tokens(text, most) for text, most in sets.items()}
         order = sorted(range(len(cells)), key=lambda i: cells[i].replay is not None)
         for i in order:  # leaders first: a follower takes the set its leader has just taken
             cell, leader = cells[i], cells[i].leader
@@ -148,12 +159,13 @@ class Batch:
 
     def _forward(self, tap: Tap, feed: Feed) -> Passed:
         """One pass; the logits that the next readouts need are kept."""
-        reads = [(growth, place) for growth in feed.growths for place in self._places(growth)]
-        passed = tap.forward(feed, [growth.nodes.stop + place for growth, place in reads])
-        rows = log_softmax(passed.logits)
-        for growth in feed.growths:
-            mine = {place: row for (own, place), row in zip(reads, rows, strict=True) if own is growth}
-            self._logits |= dict.fromkeys(growth.branch.members, mine)
+        reads = [(growth, self._places(growth)) for growth in feed.growths]
+        passed = tap.forward(feed, [growth.nodes.stop + place for growth, own in reads for place in own])
+        rows = iter(log_softmax(passed.logits))
+        for growth, own in reads:
+            shared = {place: next(rows) for place in own}
+            for member in growth.branch.members:
+                self._logits[member] = shared
         return passed
 
     def _places(self, growth: Growth) -> list[int]:

@@ -6,6 +6,8 @@ An architecture that mlx-lm has changed, or that does something of its own, is f
 from collections.abc import Sequence
 from typing import Any
 
+from . import model as models  # first: it prepares the BLAS before MLX is there  # isort: skip
+
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,6 @@ from mlx.utils import tree_flatten
 
 from ..dataset.visibility import NEVER
 from ..errors import BadInput
-from . import model as models
 from .forest import Feed, Forest
 from .model import Model
 from .select import log_softmax

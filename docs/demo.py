@@ -1,18 +1,20 @@
 """`make demo`: from a grid file to a cube that verifies, as far as tempocube goes today.
 
-There is no engine yet, so the experiments are simulated: their attention is made from numbers, and the truth
-in it is known. Everything else is the real thing: the grid, the cube on disk, the commands, the readers.
+The experiments are real: the embedded model runs them, all hundred in one forward pass a step. The command
+that spreads a grid over workers comes next; until then this does in one process what each worker will do.
 """
 
 import shutil
 import subprocess
 import sys
-from math import exp, log
 from pathlib import Path
 
 import numpy as np
 
 import tempocube as tc
+from tempocube.capture import engine, selftest
+from tempocube.capture.wanted import Wanted
+from tempocube.dataset.store import Driver
 
 CUBE = Path("demo.zarr")
 
@@ -23,29 +25,44 @@ def show(*command: str) -> None:
     subprocess.run([str(Path(sys.executable).with_name(command[0])), *command[1:]], check=True)
 
 
+def fill(grid: tc.Grid) -> engine.Work:
+    """Run a grid into the cube."""
+    model = selftest.load(grid.model)
+    longest = max(len(model.prompt_tokens(text)) for text in grid.prompt_texts)
+    wanted = Wanted.of(grid.capture, grid.storage, model.facts)
+    with Driver(CUBE, grid, model.facts, longest) as run:
+        tasks = run.todo()
+        return engine.capture(
+            model, [t.cell for t in tasks], [t.writer() for t in tasks], wanted, worker="demo"
+        )
+
+
 def main() -> None:
-    """Plan the grid, simulate it, verify the cube, read it."""
+    """Plan the grid, run it, verify the cube, read it."""
     show("tempo-capture", "seeds100-sampled", "--dry-run")
 
-    simulated = tc.dataset.simulated
     shutil.rmtree(CUBE, ignore_errors=True)
-    effects = simulated.Effects(mean=log(0.6), sink=0.5, recency=0.15)
-    made = simulated.cube(simulated.Design(), effects, CUBE, seed=1)
-    print(f"\n{len(made.truth)} simulated experiments are in {CUBE}: on average a parallel token gets 0.6")
-    print("of the attention that a single one gets at the same distance; some prompts more, others less")
+    work = fill(tc.Grid.load("seeds100-sampled"))
+    print(f"\n100 experiments are in {CUBE}: {work.passes} forward passes over {work.nodes} tokens,", end=" ")
+    print(f"{work.seconds:.1f} s with writing")
     show("tempo-stats", "verify", str(CUBE))
 
     cube = tc.open_cube(CUBE)
     print("\n>>> cube = tempocube.open_cube('demo.zarr')   # lazy: nothing big has been read")
     print(f"attention {dict(cube.attention.sizes)}")
-    one = cube.attention.sel(prompt="p0", seed=42, mode="visible", layer=1).mean("head")
-    print(">>> cube.attention.sel(prompt='p0', seed=42, mode='visible', layer=1)   # reads its chunks only")
-    print(f"each row sums to 1: {bool(np.allclose(one.sum('key'), one.notnull().any('key'), atol=0.01))}")
-    per_prompt = np.exp(made.truth.groupby("prompt")["downweighting"].mean())
-    print(
-        f"planted per prompt: {per_prompt.min():.2f} to {per_prompt.max():.2f}, "
-        f"mean {exp(made.truth['downweighting'].mean()):.2f}"
-    )
+    print(">>> one = cube.sel(prompt='p0', seed=42, mode='visible')   # reads its chunks only")
+    one = cube.sel(prompt="p0", seed=42, mode="visible").load()
+    print(f"{str(one.text.item())!r}   # a set of parallel tokens stands in brackets")
+    rows = one.attention.mean("head")
+    print(f"each row sums to 1: {bool(np.allclose(rows.sum('key'), rows.notnull().any('key'), atol=0.01))}")
+    step, slots = one.slot_step.values, np.arange(one.sizes["slot"])
+    wide = next((s for s in range(one.sizes["step"]) if (step == s).sum() > 1), None)
+    if wide is not None:
+        best, *others = slots[step == wide]
+        for mode in ("visible", "isolated"):
+            seen = cube.attention.sel(prompt="p0", seed=42, mode=mode).isel(query=best, key=others)
+            given = float(seen.mean(("layer", "head")).sum())
+            print(f"{mode}: the best token of set {wide} gives its siblings {given:.4f} of its attention")
     stored = sum(path.stat().st_size for path in CUBE.rglob("*") if path.is_file())
     print(f"\nThe cube lies in {CUBE.resolve()} ({stored / 1e6:.1f} MB); any xarray opens it.")
 
