@@ -23,15 +23,16 @@ class Evidence:
     """What one or more passes of a cell showed.
 
     off: how far from 1 a row added up; hidden_pairs and hidden: pairs that must not be attended, and the most
-    weight on one, summed over layers and heads; wide: sets of width >= 2, sight: least weight that one gave
-    to visible siblings; apart: least difference between keys of siblings of different token ids; shifted:
-    between positions given and applied; rotated: whether RoPE applied any; pooled: whether every layer took
-    in every node; broken: numbers that are not finite.
+    weight on one, summed over layers and heads; unseen: pairs that must be, and got no weight at all; wide:
+    sets of width >= 2, sight: least weight that one gave to visible siblings; apart: least difference between
+    keys of siblings of different token ids; shifted: between positions given and applied; rotated: whether
+    RoPE applied any; pooled: whether every layer took in every node; broken: numbers that are not finite.
     """
 
     off: float = 0.0
     hidden_pairs: int = 0
     hidden: float = 0.0
+    unseen: int = 0
     wide: int = 0
     sight: float = np.inf
     apart: float = np.inf
@@ -45,6 +46,7 @@ class Evidence:
             off=max(self.off, more.off),
             hidden_pairs=self.hidden_pairs + more.hidden_pairs,
             hidden=max(self.hidden, more.hidden),
+            unseen=self.unseen + more.unseen,
             wide=self.wide + more.wide,
             sight=min(self.sight, more.sight),
             apart=min(self.apart, more.apart),
@@ -59,17 +61,19 @@ def seen_in(passed: Passed, watched: Watched, place: int, growth: Growth, mode: 
     """What a pass showed of a branch, `place` in its block, held to the visibility of a mode."""
     rows, keys = growth.count, growth.rows.stop
     exists = growth.branch.existing(growth.rows)[:, :keys]
-    pairs, hidden = 0, 0.0
+    pairs, hidden, unseen = 0, 0.0, 0
     for window, totals in watched.total.items():
         sees = growth.branch.seen(growth.rows, mode, window)[:, :keys]
         weight = totals[place, :rows, :keys]
         pairs += int((exists & ~sees).sum())
         hidden = max(hidden, float(weight[~sees].max(initial=0.0)))
+        unseen += int((weight[sees] == 0).sum())
     off = watched.off[place, :rows]
     evidence = Evidence(
         off=float(np.nanmax(off, initial=0.0)),
         hidden_pairs=pairs,
         hidden=hidden,
+        unseen=unseen,
         shifted=float(passed.shifted[growth.nodes].max()),
         rotated=passed.rotated,
         pooled=passed.pooled,
@@ -108,7 +112,7 @@ def verdict(cell: Cell, small: dict[str, Any], evidence: Evidence, prompt: int) 
             evidence.hidden,
         ),
         "sight": (evidence.sight > 0 if looks else None, evidence.sight if looks else np.nan),
-        "cache": (evidence.pooled and slots == step.size, slots),
+        "cache": (evidence.pooled and not evidence.unseen and slots == step.size, slots),
         "positions": (shifted == 0 if evidence.rotated else None, shifted),
         "distinct_keys": (evidence.apart > 0 if np.isfinite(evidence.apart) else None, evidence.apart),
         "finite": (evidence.broken == 0, evidence.broken),

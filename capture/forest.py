@@ -5,7 +5,7 @@ it. Bookkeeping only, in numpy: nothing here knows a model.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ Ints = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
 
 MOST_PAIRS = 1 << 19  # (query, key) pairs a head in one batched operation: more gain nothing and need memory
+CHEAP_PAIRS = 1 << 12  # as many cost about what one more batched operation does
 SINGLE = "single"  # any mode will do while no set was wide: nobody has a sibling
 
 
@@ -35,6 +36,7 @@ class Branch:
     logical: Ints
     slot_step: Ints
     pruned_at: Ints
+    _seen: dict[tuple[int, str, int | None], Mask] = field(default_factory=dict, init=False)
 
     @property
     def slots(self) -> int:
@@ -47,7 +49,12 @@ class Branch:
 
     def seen(self, rows: slice, mode: str | None = None, window: int | None = None) -> Mask:
         """(row, slot): keys that these rows see, as applied, or as another mode would have it."""
-        return visibility(mode or self.sight, self.logical, self.slot_step, self.pruned_at, window, rows)
+        mode = self.sight if mode is None or self.sight == SINGLE else mode
+        key = rows.start, mode, window
+        if key not in self._seen:
+            told = self.logical, self.slot_step, self.pruned_at
+            self._seen[key] = visibility(mode, *told, window, rows)
+        return self._seen[key]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,8 +80,9 @@ class Growth:
 class Block:
     """Growths of about the same shape, so that one batched operation computes their attention.
 
-    query (growth, row): which node of the pass; key (growth, slot): which node of the pool; both padded with
-    0, where the masks `see` (by window: (growth, row, slot)) are False.
+    query (growth, row): which node of the pass; key (growth, slot): which node of the pool; both padded where
+    the masks `see` (by window: (growth, row, slot)) are False. Keys are padded with one of the branch's own,
+    for 0 times another's value would not be 0 if that is not finite.
     """
 
     growths: tuple[Growth, ...]
@@ -162,14 +170,11 @@ class Forest:
         for branch, part in rows:
             growths.append(Growth(branch, part, start))
             start += growths[-1].count
-        shapes: dict[tuple[int, int], list[Growth]] = {}
-        for growth in growths:
-            shapes.setdefault((_rounded(growth.count), _rounded(growth.rows.stop, 16)), []).append(growth)
         token = np.concatenate([g.branch.token[g.rows] for g in growths])
         logical = np.concatenate([g.branch.logical[g.rows] for g in growths])
         blocks = []
-        for (count, keys), alike in shapes.items():
-            room = max(1, MOST_PAIRS // (count * keys))
+        for alike in _alike(growths):
+            room = max(1, MOST_PAIRS * len(alike) // _pairs(alike))
             blocks += [self._block(tuple(alike[i : i + room])) for i in range(0, len(alike), room)]
         return Feed(token, logical, tuple(growths), tuple(blocks))
 
@@ -180,6 +185,7 @@ class Forest:
         see = {window: np.zeros((len(growths), rows, keys), bool) for window in self.windows}
         for i, growth in enumerate(growths):
             query[i, : growth.count] = np.arange(growth.nodes.start, growth.nodes.stop)
+            key[i] = growth.branch.node[0]
             key[i, : growth.rows.stop] = growth.branch.node[: growth.rows.stop]
             for window, mask in see.items():
                 seen = growth.branch.seen(growth.rows, window=window)
@@ -203,6 +209,27 @@ def _longer(branch: Branch, nodes: Ints, tokens: Sequence[int], logical: npt.Arr
     )
 
 
-def _rounded(count: int, least: int = 1) -> int:
-    """The next power of two: shapes that share one are padded to the longest of them."""
-    return max(least, 1 << (count - 1).bit_length())
+def _alike(growths: Sequence[Growth]) -> list[list[Growth]]:
+    """Growths by shape; shapes go together where padding the smaller costs less than an operation more."""
+    shapes: dict[tuple[int, int], list[Growth]] = {}
+    for growth in growths:
+        shapes.setdefault((_rounded(growth.rows.stop), _rounded(growth.count)), []).append(growth)
+    groups: list[list[Growth]] = []
+    for shape in sorted(shapes):
+        both = groups[-1] + shapes[shape] if groups else []
+        if both and _pairs(both) <= _pairs(groups[-1]) + _pairs(shapes[shape]) + CHEAP_PAIRS:
+            groups[-1] = both
+        else:
+            groups.append(shapes[shape])
+    return groups
+
+
+def _pairs(growths: Sequence[Growth]) -> int:
+    """(query, key) pairs of a block of them, padded ones included."""
+    rows, keys = max(g.count for g in growths), max(int(g.rows.stop) for g in growths)
+    return len(growths) * rows * keys
+
+
+def _rounded(count: int) -> int:
+    """The next power of two."""
+    return 1 << (count - 1).bit_length()

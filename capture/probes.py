@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from .model import Model  # first: it prepares the BLAS before MLX is there  # isort: skip
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -16,7 +18,6 @@ import numpy.typing as npt
 
 from ..errors import BadInput
 from .forest import Ints
-from .model import Model
 from .wanted import Wanted
 
 Around = Callable[..., Any]  # (the call itself, its first argument, ...) -> what the call gives
@@ -37,7 +38,7 @@ class Probes:
     def __init__(self, model: Model, wanted: Wanted, ablations: frozenset[str]) -> None:
         self.model, self.wanted = model, wanted
         self.unrotated: list[mx.array] = []  # what RoPE was given since the last attention
-        self._off = {target: _place(target) for target in ablations}
+        self._off = {target: _place(target, model) for target in sorted(ablations)}
         self._layers: list[nn.Module] = model.net.layers
         self._around: dict[int, Around] = {}
         self._undo: list[Callable[[], None]] = []
@@ -223,9 +224,14 @@ def inner_model(net: nn.Module) -> nn.Module | None:
     return next((net[name] for name in ("model", "transformer", "backbone") if name in net), None)
 
 
-def _place(target: str) -> tuple[int, int | None]:
+def _place(target: str, model: Model) -> tuple[int, int | None]:
     """Layer and head of an ablation's target; None: the layer's MLP."""
     layer, *head = map(int, re.findall(r"\d+", target))
+    if layer >= model.facts.layers or (head and head[0] >= model.facts.heads):
+        raise BadInput(
+            f"ablate: {target}: {model.name} has layers 0 to {model.facts.layers - 1} and heads 0 to "
+            f"{model.facts.heads - 1}"
+        )
     return layer, head[0] if head else None
 
 

@@ -12,6 +12,8 @@ from functools import partial
 from types import ModuleType, TracebackType
 from typing import Any
 
+from .model import Model  # first: it prepares the BLAS before MLX is there  # isort: skip
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -19,7 +21,6 @@ import numpy.typing as npt
 
 from . import fastexp
 from .forest import Block, Feed
-from .model import Model
 from .probes import Probes
 from .wanted import Wanted
 
@@ -28,7 +29,7 @@ ATTENTION = "scaled_dot_product_attention"
 GROWTH = 1024  # nodes by which a pool grows at least
 
 
-class Unfit(Exception):
+class Unfit(ValueError):
     """What a model does with its attention that the tap cannot follow."""
 
 
@@ -64,6 +65,15 @@ class Pool:
         self.nodes += keys.shape[0]
         return keys, values
 
+    def holds(self, keys: mx.array, values: mx.array) -> mx.array:
+        """Whether its last nodes are these, bit for bit."""
+        new = slice(self.nodes - keys.shape[0], self.nodes)
+        same = [
+            mx.array_equal(pool[:, new], fed[:, :, 0].swapaxes(0, 1), equal_nan=True)
+            for pool, fed in ((self.keys, keys), (self.values, values))
+        ]
+        return same[0] & same[1]
+
     def _with(self, pool: mx.array, new: mx.array) -> mx.array:
         count, heads, _, width = new.shape
         if pool.shape[1] < self.nodes + count:
@@ -83,6 +93,7 @@ class Layer:
     attention: list[mx.array] = field(default_factory=list)  # (kv head, growth, group, row, slot)
     total: list[mx.array] = field(default_factory=list)  # (growth, row, slot): sum of weights over heads
     off: list[mx.array] = field(default_factory=list)  # (growth, row): how far from 1 a row's sum is at most
+    held: list[mx.array] = field(default_factory=list)  # whether the pool has what was fed, once
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +117,7 @@ class Passed:
 
     logits (node read, vocab); nodes: name -> (layer, node, ...); position (node,), as RoPE applied them if
     the model has RoPE; shifted (node,): by how much any layer's were others; first_keys (node, ...): as layer
-    0's pool holds them; pooled: every layer's pool and attention took in every node.
+    0's pool holds them; pooled: every layer's pool and attention took in every node, as it was fed.
     """
 
     logits: Floats
@@ -152,6 +163,7 @@ class Tap:
         self._probes.__exit__()
         while self._undo:
             self._undo.pop()()
+        self.pools.clear()  # they know the tap: in a circle they would outlive the run by many others
 
     def _replace(self, module: ModuleType, name: str, ours: Callable[..., Any]) -> None:
         self._undo.append(partial(setattr, module, name, getattr(module, name)))
@@ -159,7 +171,7 @@ class Tap:
 
     def forward(self, feed: Feed, read: Sequence[int]) -> Passed:
         """Feed a pass; `read` are the nodes of it whose logits are wanted."""
-        rows = np.asarray(read or [0], np.int32)  # nothing works on no rows at all
+        rows = np.asarray(read if len(read) else [0], np.int32)  # nothing works on no rows at all
         self.positions = mx.array(feed.logical)
         self._blocks = [_Block.of(block) for block in feed.blocks]
         self._place = mx.array(_places(feed))
@@ -176,7 +188,7 @@ class Tap:
 
     def _arrays(self) -> Iterator[mx.array]:
         for pool, layer in zip(self.pools, self._layers, strict=True):
-            yield from (pool.keys, pool.values, *layer.attention, *layer.total, *layer.off)
+            yield from (pool.keys, pool.values, *layer.attention, *layer.total, *layer.off, *layer.held)
 
     def _rotate(self, rope: Callable[..., mx.array], x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
         """RoPE itself; what it was given is remembered until the layer's attention says whose it was."""
@@ -199,6 +211,7 @@ class Tap:
         layer = self._layers[pool.layer]
         layer.window = mask.size if isinstance(mask, Window) else None
         layer.nodes, layer.offsets, self._offsets = layer.nodes + queries.shape[0], self._offsets, []
+        layer.held.append(pool.holds(keys, values))
         self._probes.projected(pool.layer, queries, keys, values)
         mixed = [self._attend_block(layer, pool, block, queries[:, :, 0] * scale) for block in self._blocks]
         out = mx.concatenate(mixed) if len(mixed) > 1 else mixed[0]
@@ -215,8 +228,9 @@ class Tap:
         if not (mask is None or isinstance(mask, Window)):
             raise Unfit("makes attention masks of its own")
         window = mask.size if isinstance(mask, Window) else None
-        if self._blocks and window not in self._blocks[0].see:
-            raise Unfit(f"has a sliding window of {window} that its configuration does not tell")
+        told = self.model.facts.windows[cache.layer] if self.model.facts.windows else None
+        if window != told:
+            raise Unfit(f"looks back {window or 'all'} positions in layer {cache.layer}, not {told or 'all'}")
         return cache
 
     def _attend_block(self, layer: Layer, pool: Pool, block: "_Block", queries: mx.array) -> mx.array:
@@ -261,7 +275,7 @@ class Tap:
             shifted=np.max([abs(each - feed.logical) for each in applied] or [feed.logical * 0], axis=0),
             first_keys=first,
             pooled=all(pool.nodes == self.nodes for pool in self.pools)
-            and all(layer.nodes == feed.token.size for layer in self._layers),
+            and all(layer.nodes == feed.token.size and all(map(bool, layer.held)) for layer in self._layers),
         )
 
     def _watched(self, number: int, growths: int) -> Watched:

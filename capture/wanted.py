@@ -75,7 +75,8 @@ def _vector(name: str, file: str, facts: ModelFacts) -> Floats:
     """(residual_layer, hidden) of length 1: one vector for all layers, or one for each."""
     want = (facts.layers + 1, facts.hidden)
     try:
-        vector = np.load(Path(file), allow_pickle=False)
+        with Path(file).open("rb") as lines:
+            vector = np.lib.format.read_array(lines, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise BadInput(f"capture.project.{name}: {file} is no .npy file of numbers ({error})") from None
     if vector.dtype.kind not in "fiu" or vector.shape not in (want, want[1:]):

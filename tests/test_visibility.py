@@ -77,6 +77,17 @@ def test_a_pruned_key_stays_in_rows_computed_before(history, mode):
     assert (kept == (all_of_it & ~gone)).all()
 
 
+@given(histories(), st.sampled_from(MODES), st.none() | st.integers(1, 6), st.data())
+def test_some_rows_are_those_of_the_whole_mask(history, mode, window, data):
+    size = len(history[1])
+    start, stop = sorted(data.draw(st.tuples(st.integers(0, size), st.integers(0, size))))
+    rows = slice(start, stop)
+    part, whole = visibility(mode, *history, window, rows=rows), visibility(mode, *history, window)
+    assert part.shape == (stop - start, size)
+    assert (part == whole[rows]).all()
+    assert (existence(history[1], rows=rows) == existence(history[1])[rows]).all()
+
+
 def test_a_row_is_final_however_long_the_experiment_gets():
     slot_step = np.array([-1, -1, 0, 0, 1, 2, 2])
     logical = np.array([0, 1, 2, 2, 3, 4, 4])
