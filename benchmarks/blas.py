@@ -164,15 +164,15 @@ def _functions(kind: str, x: Floats) -> list[tuple[str, Call, Call, Call]]:
 
 def _softmax(x: Wide) -> Wide:
     found = np.exp(x - x.max(-1, keepdims=True))
-    return found / found.sum(-1, keepdims=True)
+    return np.asarray(found / found.sum(-1, keepdims=True))
 
 
 def _swiglu(x: Wide) -> Wide:
-    return x * x / (1 + np.exp(-x))
+    return np.asarray(x * x / (1 + np.exp(-x)))
 
 
 def _gelu(x: Wide) -> Wide:
-    return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    return np.asarray(x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
 
 
 def largest_error(name: str, calls: dict[str, Call], exact: dict[str, Call]) -> float:

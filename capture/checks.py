@@ -67,7 +67,7 @@ def seen_in(passed: Passed, watched: Watched, place: int, growth: Growth, mode: 
         weight = totals[place, :rows, :keys]
         pairs += int((exists & ~sees).sum())
         hidden = max(hidden, float(weight[~sees].max(initial=0.0)))
-        unseen += int((weight[sees] == 0).sum())
+        unseen += int(np.maximum(sees.sum(axis=1) - watched.reached[window][place, :rows], 0).sum())
     off = watched.off[place, :rows]
     evidence = Evidence(
         off=float(np.nanmax(off, initial=0.0)),
