@@ -258,7 +258,7 @@ class Tap:
         weight, log_weight = fastexp.log_softmax_parts(score)
         mixed = weight.astype(v.dtype).reshape(kv, growths, group * rows, -1) @ v
         layer.total.append(weight.sum(axis=(0, 2)))
-        layer.reached.append((log_weight[0, :, 0] > -mx.inf).sum(axis=-1))
+        layer.reached.append((log_weight[0, :, 0] != -mx.inf).sum(axis=-1))
         layer.off.append(mx.abs(weight.sum(axis=-1) - 1).max(axis=(0, 2)))
         if pool.layer in self.wanted.layers:
             layer.attention.append(log_weight if self.wanted.logs else weight)
