@@ -13,6 +13,7 @@ from .wanted import Wanted
 
 FLOAT = 4
 PADDED = 1.5  # rows of attention wait in arrays padded to the longest of their block
+SPARE = 4 << 20  # numbers: what BLAS and the allocators keep for themselves
 
 
 def slots(cell: Cell, prompt: int) -> int:
@@ -30,15 +31,16 @@ def needed(facts: ModelFacts, cells: Sequence[Cell], prompts: Sequence[int], wan
     rows = max(
         sum(min(BLOCK, p) for p in trees.values()), sum(_widest(cell) for cell, _ in histories.values())
     )
-    pools = 2 * max(nodes, GROWTH) * facts.layers * 2 * facts.kv_heads * facts.head_dim
+    node = 2 * facts.kv_heads * facts.head_dim  # a key and a value
+    pools = 3 * max(nodes, GROWTH) * facts.layers * node  # twice as large by growing, the old one beside it
     row = len(wanted.layers) * len(wanted.heads) * longest + _node(facts, wanted)
     waiting = PADDED * row * sum(min(BLOCK, slots(*each)) for each in histories.values())
     passing = 2 * PADDED * row * rows + rows * (8 * facts.hidden + 4 * facts.neurons)
-    blocks = 5 * facts.heads * min(MOST_PAIRS, rows * longest)
+    blocks = 5 * facts.heads * min(MOST_PAIRS, rows * longest) + node * len(histories) * longest
     logits = rows * facts.vocab * 6
     kept = sum(min(BLOCK, cell.max_tokens) for cell, _ in histories.values()) * facts.vocab * wanted.logits
     leaving = 3 * row * BLOCK
-    return math.ceil(FLOAT * (pools + waiting + passing + blocks + logits + kept + leaving))
+    return math.ceil(FLOAT * (SPARE + pools + waiting + passing + blocks + logits + kept + leaving))
 
 
 def _widest(cell: Cell) -> int:
