@@ -8,7 +8,7 @@ from ..dataset.cell import Cell
 from ..dataset.options import Curve
 from ..dataset.schema import BLOCK, DATA, INTERNALS, ModelFacts
 from .forest import MOST_PAIRS
-from .tap import GROWTH
+from .pool import GROWTH
 from .wanted import Wanted
 
 FLOAT = 4

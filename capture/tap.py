@@ -21,67 +21,17 @@ import numpy.typing as npt
 
 from . import fastexp
 from .forest import Block, Feed
+from .pool import Pool, Window
 from .probes import Probes
 from .wanted import Wanted
 
 Floats = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int32]
 ATTENTION = "scaled_dot_product_attention"
-GROWTH = 1024  # nodes by which a pool grows at least
 
 
 class Unfit(ValueError):
     """What a model does with its attention that the tap cannot follow."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """What a model carries as its mask, from its cache to its attention: how far a layer looks back."""
-
-    size: int | None
-
-
-class Pool:
-    """Keys and values of all nodes in one layer; to the model it is that layer's cache."""
-
-    def __init__(self, tap: "Tap", layer: int) -> None:
-        self.tap, self.layer, self.nodes = tap, layer, 0
-        self.keys = self.values = mx.zeros((0, 0, 0))  # (kv head, node, width), with room for more
-        self.fed: tuple[mx.array, mx.array] | None = None
-
-    @property
-    def offset(self) -> mx.array:
-        """(node,): positions of the nodes being fed, as models ask a cache for them."""
-        return self.tap.positions
-
-    def make_mask(self, tokens: int, window_size: int | None = None, **_: Any) -> Window:
-        """Who sees whom is not the model's to say, but how far a layer looks back is."""
-        return Window(window_size)
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Take in (node, kv head, 1, head_dim)."""
-        self.fed = keys, values
-        self.keys = self._with(self.keys, keys)
-        self.values = self._with(self.values, values)
-        self.nodes += keys.shape[0]
-        return keys, values
-
-    def holds(self, keys: mx.array, values: mx.array) -> mx.array:
-        """Whether its last nodes are these, bit for bit."""
-        new = slice(self.nodes - keys.shape[0], self.nodes)
-        same = [
-            mx.array_equal(pool[:, new], fed[:, :, 0].swapaxes(0, 1), equal_nan=True)
-            for pool, fed in ((self.keys, keys), (self.values, values))
-        ]
-        return same[0] & same[1]
-
-    def _with(self, pool: mx.array, new: mx.array) -> mx.array:
-        count, heads, _, width = new.shape
-        if pool.shape[1] < self.nodes + count:
-            room = mx.zeros((heads, max(GROWTH, count, self.nodes), width), new.dtype)
-            pool = mx.concatenate([pool, room], axis=1) if self.nodes else room
-        pool[:, self.nodes : self.nodes + count] = new[:, :, 0].swapaxes(0, 1)
-        return pool
 
 
 @dataclass(slots=True)
@@ -141,7 +91,7 @@ class Tap:
         self, model: Model, wanted: Wanted, *, ablations: frozenset[str] = frozenset(), by_layer: bool = False
     ) -> None:
         self.model, self.wanted, self._by_layer = model, wanted, by_layer
-        self.pools = [Pool(self, layer) for layer in range(model.facts.layers)]
+        self.pools = [Pool(layer) for layer in range(model.facts.layers)]
         self.passes = self.nodes = 0
         self._undo: list[Callable[[], None]] = []
         self._probes = Probes(model, wanted, ablations)
@@ -176,7 +126,9 @@ class Tap:
     def forward(self, feed: Feed, read: Sequence[int]) -> Passed:
         """Feed a pass; `read` are the nodes of it whose logits are wanted."""
         rows = np.asarray(read if len(read) else [0], np.int32)  # nothing works on no rows at all
-        self.positions = mx.array(feed.logical)
+        positions = mx.array(feed.logical)
+        for pool in self.pools:
+            pool.positions = positions
         self._blocks = [_Block.of(block) for block in feed.blocks]
         self._place = mx.array(_places(feed))
         self._layers = [Layer() for _ in self.pools]

@@ -10,7 +10,8 @@ from runs import PROMPTS, grid, run
 from tempocube.capture import fastexp, select
 from tempocube.capture.engine import capture
 from tempocube.capture.model import load
-from tempocube.capture.tap import Pool, Tap
+from tempocube.capture.pool import Pool
+from tempocube.capture.tap import Tap
 from tempocube.capture.wanted import Wanted
 from tempocube.dataset.cube import Cube
 from tempocube.dataset.schema import CHECKS, DONE, FAIL, FAILED, PASS
@@ -175,7 +176,7 @@ def test_pruned_slots_that_stay_in_sight_turn_isolation_red(llama, monkeypatch):
 @pytest.mark.parametrize("whose", ["all", "siblings", "one layer"])
 def test_positions_shifted_by_one_turn_positions_red(llama, monkeypatch, whose):
     def offset(pool):
-        positions = np.asarray(pool.tap.positions)
+        positions = np.asarray(pool.positions)
         shifted = {
             "all": positions + 1,
             "siblings": positions + siblings(positions)[0],
@@ -198,7 +199,7 @@ def test_a_cache_that_takes_only_the_last_sibling_turns_cache_red(llama, monkeyp
     def last_only(pool, keys, values):
         if layer not in (None, pool.layer):
             return update(pool, keys, values)
-        followed = siblings(np.asarray(pool.tap.positions))[1]
+        followed = siblings(np.asarray(pool.positions))[1]
         last = [int(np.argmin(followed[node:])) + node for node in range(followed.size)]
         taken = {
             "dropped": [values[mx.array(np.flatnonzero(~followed))] for values in (keys, values)],

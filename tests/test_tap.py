@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from runs import EVERYTHING, PROMPTS, grid, run, tiny
+from tempocube.capture import pool as pools
 from tempocube.capture import tap as module
 from tempocube.capture.forest import Forest
+from tempocube.capture.pool import Pool, Window
 from tempocube.capture.probes import Probes
-from tempocube.capture.tap import ATTENTION, Pool, Tap, Unfit, Window
+from tempocube.capture.tap import ATTENTION, Tap, Unfit
 from tempocube.capture.wanted import Wanted
 from tempocube.dataset.visibility import NEVER
 from tiny import mx
@@ -142,8 +144,8 @@ def nodes(count, seed):
 
 @pytest.mark.parametrize("sizes", [[1], [5, 5, 5], [3, 40, 1, 1, 100, 2], [8, 8, 8, 1]])
 def test_a_pool_that_grows_keeps_every_node_it_has(llama, monkeypatch, sizes):
-    monkeypatch.setattr(module, "GROWTH", 8)
-    pool, fed = Pool(Tap(llama, Wanted()), 0), []
+    monkeypatch.setattr(pools, "GROWTH", 8)
+    pool, fed = Pool(0), []
     for seed, size in enumerate(sizes):
         fed.append(nodes(size, seed))
         assert pool.update_and_fetch(*fed[-1]) == tuple(fed[-1])
@@ -155,7 +157,7 @@ def test_a_pool_that_grows_keeps_every_node_it_has(llama, monkeypatch, sizes):
 
 
 def test_a_pool_knows_what_it_does_not_hold(llama):
-    pool, (keys, values) = Pool(Tap(llama, Wanted()), 0), nodes(3, 0)
+    pool, (keys, values) = Pool(0), nodes(3, 0)
     pool.update_and_fetch(keys, values)
     assert not bool(pool.holds(keys * 2, values))
     assert not bool(pool.holds(keys, values[::-1]))
@@ -167,7 +169,7 @@ def test_a_pool_knows_what_it_does_not_hold(llama):
 def test_it_does_not_matter_how_often_a_pool_grows(llama, monkeypatch):
     asked = grid(capture=EVERYTHING)
     once = run(llama, asked)
-    monkeypatch.setattr(module, "GROWTH", 4)
+    monkeypatch.setattr(pools, "GROWTH", 4)
     for cell, kept in run(llama, asked).items():
         for name, values in kept.data.items():
             np.testing.assert_array_equal(values, once[cell].data[name])
