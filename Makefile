@@ -19,8 +19,8 @@ help: ## this list
 demo: .venv/plain ## plan a grid, run it with the model in the box, verify and read the cube
 	$(BIN)/python docs/demo.py $(ARGS)
 
-test: .venv/dev ## run the tests (HYPOTHESIS_PROFILE=thorough for many more examples)
-	$(BIN)/pytest $(ARGS)
+test: .venv/dev ## run the tests on all cores (ARGS="-n 0": on one; HYPOTHESIS_PROFILE=thorough for many more examples)
+	$(BIN)/pytest -n auto --dist loadfile $(ARGS)
 
 # mypy must see the repository root under the package's name, hence the link.
 check: .venv/dev ## formatting, lint and types

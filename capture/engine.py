@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from ..dataset.fit import must_fit
 from ..dataset.grid import Cell, Grid
 from ..dataset.visibility import PROMPT, asked_rows
+from ..errors import BadInput
 from .again import difference
 from .checks import seen_in
 from .experiment import Experiment, Readout, Track
 from .forest import Branch, Feed, Forest, Growth
-from .model import Model
+from .model import Model, find
 from .rows import Kept, Sink
 from .select import Select, log_softmax, readout, selection
 from .tap import Passed, Tap, Watched
@@ -46,15 +48,18 @@ def capture(
     """Run a batch of experiments, each into its sink.
 
     A cell with `replay` follows its leader, which is in the batch or has its track in `tracks`; a cell that
-    has one there itself is forced along it. Under `control: repeat` each cell is then captured again, alone,
-    and goes into its sink with the differences.
+    has one there itself is forced along it. Under `control: repeat` each cell is then captured again,
+    in other company, and goes into its sink with the differences.
     """
+    if not cells:
+        return Work(0, 0, 0.0)
     twice = [cell.control == "repeat" for cell in cells]
     first = [Kept() if again else sink for again, sink in zip(twice, sinks, strict=True)]
     work = Batch(model, cells, first, wanted, tracks or {}, worker).run()
     for cell, kept, sink in zip(cells, first, sinks, strict=True):
         if isinstance(kept, Kept) and kept is not sink:
-            second, more = alone(model, cell, Track.recorded(kept.small), wanted)
+            company = [_stranger(cell)] if len(cells) == 1 else []
+            second, more = again(model, cell, Track.recorded(kept.small), wanted, company)
             value = difference(kept, second).values("repeat", kept.small["check_value"])
             kept.replay(sink, check_value=value)
             work += more
@@ -63,16 +68,29 @@ def capture(
 
 def keep(model: Model, grid: Grid) -> dict[Cell, Kept]:
     """Every cell of a grid in one batch, in memory: for a look, without a cube."""
+    if find(grid.model).resolve() != model.path.resolve():
+        raise BadInput(
+            f"the grid asks for model {grid.model!r}, and this one is {model.name!r}: name it there"
+        )
+    must_fit(grid, model.facts, max(len(model.prompt_tokens(text)) for text in grid.prompt_texts))
     sinks = {cell: Kept() for cell in grid.cells()}
     wanted = Wanted.of(grid.capture, grid.storage, model.facts)
     capture(model, list(sinks), list(sinks.values()), wanted)
     return sinks
 
 
-def alone(model: Model, cell: Cell, track: Track, wanted: Wanted) -> tuple[Kept, Work]:
-    """A cell captured once more with no company, along the sets it took."""
-    kept = Kept()
-    return kept, Batch(model, [cell], [kept], wanted, {cell: track}, "").run()
+def again(
+    model: Model, cell: Cell, track: Track, wanted: Wanted, company: Sequence[Cell] = ()
+) -> tuple[Kept, Work]:
+    """A cell captured once more along the sets it took, alone or with others that are not kept."""
+    sinks = [Kept() for _ in (cell, *company)]
+    return sinks[0], Batch(model, [cell, *company], sinks, wanted, {cell: track}, "").run()
+
+
+def _stranger(cell: Cell) -> Cell:
+    """Company for a cell that was alone: another prompt, whose nodes it does not share."""
+    shorter = max(1, cell.max_tokens - 1)
+    return replace(cell, prompt=f"{cell.prompt}.", max_tokens=shorter, replay=None, control=None)
 
 
 class Batch:
@@ -101,7 +119,10 @@ class Batch:
             cell, leader = cells[i], cells[i].leader
             follows = tracks.get(cell) or (None if leader is None else mine.get(leader))
             if leader is not None and follows is None:
-                raise ValueError(f"cell {cell.key} follows {leader.mode}, which is neither here nor recorded")
+                raise BadInput(
+                    f"prompt {cell.prompt[:40]!r}, seed {cell.seed}: {cell.mode} follows {leader.mode}, "
+                    "which is neither in this batch nor recorded; run them together"
+                )
             alike = cell if cell.temperature else replace(cell, seed=0)
             chosen = select.setdefault(alike, selection(cell))
             experiment = Experiment(cell, prompts[cell.prompt], chosen, sinks[i], model, wanted, follows)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -206,7 +207,10 @@ class Experiment:
     def _text(self) -> str:
         """The prompt and the sets; members of a wider set stand between brackets, best first."""
         parts = [self.cell.prompt]
-        for each in self.track.sets:
-            words = [self.model.text_of(token) for token in each.tokens.tolist()]
-            parts.append(words[0] if len(words) == 1 else f"[{'|'.join(words)}]")
+        for wide, run in groupby(self.track.sets, lambda each: each.tokens.size > 1):
+            if not wide:  # in one piece: a character may be made of several tokens
+                parts.append(self.model.text_of(*(int(each.tokens[0]) for each in run)))
+                continue
+            for each in run:
+                parts.append(f"[{'|'.join(map(self.model.text_of, each.tokens.tolist()))}]")
         return "".join(parts)

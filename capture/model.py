@@ -84,13 +84,16 @@ class Reader:
         """Text of tokens."""
         return str(self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
 
-    def text_of(self, token: int) -> str:
-        """Text of one token within a text, so with the space before a word."""
-        if token not in self._texts:
-            self.check_tokens([token])
-            before = self.tokenizer.encode("a", add_special_tokens=False)[-1:]
-            self._texts[token] = self.decode([*before, token])[len(self.decode(before)) :]
-        return self._texts[token]
+    def text_of(self, *tokens: int) -> str:
+        """Text of tokens within a text, so with the space before a word; a character may need several."""
+        if len(tokens) == 1 and tokens[0] in self._texts:
+            return self._texts[tokens[0]]
+        self.check_tokens(tokens)
+        before = self.tokenizer.encode("a", add_special_tokens=False)[-1:]
+        text = self.decode([*before, *tokens])[len(self.decode(before)) :]
+        if len(tokens) == 1:
+            self._texts[tokens[0]] = text
+        return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,9 @@ class Judgement:
     hidden: npt.NDArray[np.intp]
 
 
+TIE = 1e-5  # of a score: float32 attention means no more than that
+
+
 def layer_weights(prune: Prune, layers: int) -> Floats:
     """(layers,) the weight of each layer in a score; 0 for those that do not count, 1 in all."""
     chosen = list(range(layers) if prune.layers == "all" else prune.layers)
@@ -52,8 +55,9 @@ def judge(prune: Prune, received: Floats, slot_step: Ints, pruned_at: Ints, step
     score[slots] = received[slots]
     sets, starts, sizes = np.unique(slot_step[slots], return_index=True, return_counts=True)
     own = np.repeat(np.arange(sets.size), sizes)
-    # lexsort is stable, so of equal scores the best-ranked comes first.
-    best = np.lexsort((-score[slots], own))[starts]
+    highest = np.maximum.reduceat(score[slots], starts)
+    # Scores that differ in rounding only are equal, and of equal scores the best-ranked stays.
+    best = np.lexsort((score[slots] < (1 - TIE) * highest[own], own))[starts]
     bar = prune.threshold * score[slots[best]] if prune.relative else np.full(sets.size, prune.threshold)
     goes = score[slots] < bar[own]
     goes[best] = False

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..dataset.encoding import row_axis
-from ..dataset.schema import BLOCK, DATA
+from ..dataset.schema import BLOCK, CHECKS, DATA
 
 Floats = npt.NDArray[np.float32]
 
@@ -85,6 +85,17 @@ class Kept:
     def finish(self, small: Mapping[str, Any], *, applied_mode: str | None = None) -> None:
         """Keep the small arrays."""
         self.small, self.applied_mode = dict(small), applied_mode
+
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{name} {values.shape}" for name, values in self.data.items())
+        red = [name for name, result in self.checks.items() if result == "fail"]
+        return f"Kept({self.small.get('text', '')!r}: {arrays}; checks: {', '.join(red) or 'none'} failed)"
+
+    @property
+    def checks(self) -> dict[str, str]:
+        """Treatment checks by name: pass, fail or not applicable."""
+        results = zip(CHECKS, self.small.get("check_result", ()), strict=False)
+        return {name: ("fail", "pass", "not applicable")[result] for name, result in results}
 
     @property
     def data(self) -> dict[str, Floats]:

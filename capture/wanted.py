@@ -46,6 +46,13 @@ class Wanted:
     def of(cls, capture: Capture, storage: Storage, facts: ModelFacts) -> "Wanted":
         """What a grid's `capture` asks of this model; vectors of another size are refused."""
         attention = capture.attention if isinstance(capture.attention, AttentionCapture) else None
+        for option, numbers, there in (
+            ("attention.layers", attention.layers if attention else (), facts.layers),
+            ("attention.heads", attention.heads if attention else (), facts.heads),
+            ("internals", capture.internals, facts.layers),
+            ("neurons", capture.neurons, facts.neurons),
+        ):
+            _must_be_there(option, numbers, there)
         nodes = ["cached_key", "cached_value"] * capture.keys_values
         nodes += ["residual", "after_attention"] * capture.residual
         nodes += INTERNALS if capture.internals else ()
@@ -61,6 +68,12 @@ class Wanted:
             neurons=None if capture.neurons == "all" else tuple(capture.neurons),
             vectors=_vectors(capture.project, facts) if capture.project else None,
         )
+
+
+def _must_be_there(option: str, numbers: Any, there: int) -> None:
+    """MLX does not look whether an index exists."""
+    if numbers != "all" and (wrong := [number for number in numbers if number >= there]):
+        raise BadInput(f"capture.{option}: the model has 0 to {there - 1}, got {wrong[0]}")
 
 
 def _part(part: Any, size: int) -> tuple[int, ...]:

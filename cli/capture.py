@@ -36,7 +36,7 @@ def capture(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check a grid of TEMPO experiments (running it comes with the engine, which this version lacks)."""
+    """Check a grid of TEMPO experiments (running it over workers comes with the next version)."""
     if print_schema:
         console.out.file.write(json.dumps(json_schema(), indent=1) + "\n")
     elif list_presets:
@@ -48,7 +48,8 @@ def capture(
     else:
         Grid.load(grid)
         raise BadInput(
-            f"{grid} is in order, but this version has no engine to run it; --dry-run shows what it asks for"
+            f"{grid} is in order, but this version cannot run it from here yet; docs/engine.md says how to "
+            "from Python, --dry-run shows what it asks for"
         )
 
 

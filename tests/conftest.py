@@ -27,6 +27,9 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # no test opens a window
+os.environ.setdefault(
+    "OPENBLAS_NUM_THREADS", "1"
+)  # threads of several tests at once would wait for each other
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,7 @@ def test_presets_and_the_json_schema_can_be_listed():
 def test_there_is_no_engine_yet_and_the_command_says_so(tmp_path):
     code, out, err = run("tempo-capture", "exp1", cwd=tmp_path)
     assert (code, out) == (2, "")
-    assert "no engine" in err
+    assert "cannot run it from here" in err
 
 
 def test_verify_says_what_is_wrong_and_exits_with_1(tmp_path):

@@ -18,6 +18,7 @@ from tempocube.dataset.cell import Cell
 from tempocube.dataset.digest import path_digest
 from tempocube.dataset.grid import Grid
 from tempocube.dataset.schema import FAIL
+from tempocube.errors import BadInput
 
 MODES = ["visible", "isolated", "causal", "single"]
 SAME = ("token", "slot_step", "logical", "pruned_at", "width", "capped", "threshold_used")
@@ -109,7 +110,7 @@ def test_a_follower_without_its_leader_is_refused(model: Model) -> None:
     asked = grid(replay="isolated")
     followers = [cell for cell in asked.cells() if cell.replay]
     others = [cell for cell in asked.cells() if cell.prompt != followers[0].prompt]
-    with pytest.raises(ValueError, match="follows isolated, which is neither here nor recorded"):
+    with pytest.raises(BadInput, match="follows isolated, which is neither in this batch nor recorded"):
         run(model, asked, [followers[0], *others])
 
 
