@@ -19,9 +19,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+try:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"training needs {error.name}: pip install 'tempocube[train]', or -e '.[train]' in a clone"
+    ) from None
 
 END = "<|end|>"  # id 0, before every paragraph
 CONTEXT, BATCH = 256, 32
