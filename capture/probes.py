@@ -6,6 +6,7 @@ instance is one of those to watch.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,18 +19,38 @@ import numpy.typing as npt
 
 from ..errors import BadInput
 from .forest import Ints
+from .parts import attention_and_mlp, inner_model, mlp_parts, ropes
 from .wanted import Wanted
 
 Around = Callable[..., Any]  # (the call itself, its first argument, ...) -> what the call gives
 Floats = npt.NDArray[np.float32]
 
-# How mlx-lm's models call the parts of an MLP, tried in this order.
-PARTS = {
-    "down": r"down|4h_to_h|c_proj|w2|fc2|fc_out|out_proj",
-    "both": r"gate_up",
-    "gate": r"gate|w1",
-    "up": r"up|h_to_4h|c_fc|w3|fc1|fc_in",
-}
+
+@dataclass(slots=True)
+class _Added:
+    """What a layer's attention and its MLP gave, so that it can be gone through again without the MLP."""
+
+    attention: list[Any] = field(default_factory=list)
+    mlp: list[Any] = field(default_factory=list)
+    again: bool = False
+
+    @property
+    def once_each(self) -> bool:
+        """Whether both were called once, as a layer without its MLP presumes."""
+        return len(self.attention) == len(self.mlp) == 1 and isinstance(self.mlp[0], mx.array)
+
+    def attend(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Attention, which takes keys in and so must not be called twice."""
+        if not self.again:
+            self.attention.append(call(*args, **kwargs))
+        return self.attention[-1]
+
+    def think(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The MLP, or nothing in its place."""
+        if self.again:
+            return mx.zeros_like(self.mlp[0])
+        self.mlp.append(call(*args, **kwargs))
+        return self.mlp[-1]
 
 
 class Probes:
@@ -37,7 +58,8 @@ class Probes:
 
     def __init__(self, model: Model, wanted: Wanted, ablations: frozenset[str]) -> None:
         self.model, self.wanted = model, wanted
-        self.unrotated: list[mx.array] = []  # what RoPE was given since the last attention
+        self.unrotated: list[mx.array] = []  # what mx.fast.rope was given since the last attention
+        self._turned: list[tuple[mx.array, mx.array]] = []  # what RoPE modules were given, and what they gave
         self._off = {target: _place(target, model) for target in sorted(ablations)}
         self._layers: list[nn.Module] = model.net.layers
         self._around: dict[int, Around] = {}
@@ -54,7 +76,10 @@ class Probes:
             if self.wanted.residual:
                 self._watch_stream(number, layer)
             if number in mlps_off or number in self.wanted.internals:
-                self._watch_mlp(number, _parts(layer, self.model.name, number)[1])
+                attention, mlp = attention_and_mlp(layer, self.model, number)
+                self._watch_mlp(number, mlp)
+                if number in self.wanted.internals:
+                    self._around |= {id(rope): self._turn for rope in ropes(attention)}
         kinds = {type(module) for module in self.model.net.modules() if id(module) in self._around}
         for kind in kinds:
             self._patch(kind)
@@ -83,7 +108,7 @@ class Probes:
         """Get ready for a pass; `targets` are each node's ablations, `read` the nodes the head works on."""
         self._kept: dict[str, dict[int, mx.array]] = {name: {} for name in self.wanted.nodes}
         self._read = None if read is None else mx.array(read)
-        self.unrotated = []
+        self.unrotated, self._turned = [], []
         self._stream: mx.array | None = None
         self._heads: dict[int, mx.array] = {}
         self._mlps: dict[int, mx.array] = {}
@@ -104,6 +129,9 @@ class Probes:
 
     def nodes(self) -> dict[str, Floats]:
         """What was kept: name -> (layer, node, ...)."""
+        for name in {"residual", "projection"} & self._kept.keys():
+            if len(self._kept[name]) != len(self._layers) + 1:
+                raise self._no_stream()
         return {
             name: np.stack([np.asarray(layers[layer]) for layer in sorted(layers)])
             for name, layers in self._kept.items()
@@ -117,11 +145,22 @@ class Probes:
 
     def projected(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> None:
         """Keep a layer's queries and keys as they were before RoPE, and values: (node, head, 1, width)."""
-        before, self.unrotated = self.unrotated, []
-        if layer in self.wanted.internals:
-            q, k = before if len(before) == 2 else (queries, keys)
-            for name, value in (("q", q), ("k", k), ("v", values)):
-                self._keep(name, layer, value[:, :, 0])
+        turned, self._turned = self._turned, []
+        unrotated, self.unrotated = self.unrotated, []
+        if layer not in self.wanted.internals:
+            return
+        if turned and turned[0][1] is keys:  # some models turn their keys first
+            turned.reverse()
+        told = not turned or queries.shape != keys.shape or any(out is keys for _, out in turned)
+        # a RoPE module may scale before it turns, so what it was given comes first
+        given = [x for x, _ in turned] or unrotated or [queries, keys]
+        if not told or [x.shape for x in given] != [queries.shape, keys.shape]:
+            raise BadInput(
+                f"{self.model.name}: capture.internals: layer {layer} turns parts of its queries and keys; q "
+                "and k before RoPE can be kept where whole heads are turned at once"
+            )
+        for name, value in zip("qkv", (*given, values), strict=True):
+            self._keep(name, layer, value[:, :, 0])
 
     def _keep(self, name: str, layer: int, value: mx.array) -> None:
         if name in self._kept:
@@ -133,40 +172,62 @@ class Probes:
         return out if self._read is None else mx.take(out, self._read, axis=0)
 
     def _watch_stream(self, number: int, layer: nn.Module) -> None:
-        attention = _parts(layer, self.model.name, number)[0]
-        calls: list[tuple[mx.array, mx.array]] = []
-        mixed: list[int] = []  # where among the calls attention was
+        added = _Added()
 
-        def child(call: Callable[..., mx.array], x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-            out = call(x, *args, **kwargs)
-            calls.append((x, out))
-            return out
-
-        def attend(call: Callable[..., mx.array], x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-            mixed.append(len(calls))
-            return child(call, x, *args, **kwargs)
-
-        def through(call: Callable[..., mx.array], x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-            if self._stream is not None and x is not self._stream:
-                raise BadInput(f"{self.model.name}: capture.residual: its layers do not hand one stream on")
-            calls.clear()
-            mixed.clear()
-            self._stream = out = call(x, *args, **kwargs)
+        def through(call: Callable[..., mx.array], *args: Any, **kwargs: Any) -> mx.array:
+            x = _first_array(args, kwargs)
+            if x is None or (self._stream is not None and x is not self._stream):
+                raise self._no_stream()
+            out = call(*args, **kwargs)
+            if not isinstance(out, mx.array):
+                raise self._no_stream()
+            self._stream = out
             self._keep_stream(number, x)
-            self._keep("after_attention", number, _after_attention(x, calls, mixed[0])[:, 0])
+            if "after_attention" in self._kept:
+                self._keep("after_attention", number, self._without_mlp(number, added, call, args, kwargs))
             if number == len(self._layers) - 1:
                 self._keep_stream(number + 1, out)
             return out
 
-        for module in _children(layer):
-            self._around[id(module)] = attend if module is attention else self._around.get(id(module), child)
+        if "after_attention" in self._kept:
+            attention, mlp = attention_and_mlp(layer, self.model, number)
+            self._around |= {id(attention): added.attend, id(mlp): added.think}
         self._around[id(layer)] = through
+
+    def _without_mlp(
+        self, number: int, added: _Added, call: Callable[..., mx.array], args: Any, kwargs: Any
+    ) -> mx.array:
+        """(node, hidden): what the layer hands on where its MLP gives nothing, whatever it is made of.
+
+        Only what stands between its parts is computed again, and of that only what the result depends on.
+        """
+        if not added.once_each:
+            raise BadInput(
+                f"{self.model.name}: capture.residual: layer {number} does not call its attention and its "
+                "MLP once each; capture.project does without the stream between them"
+            )
+        added.again = True
+        after = call(*args, **kwargs)
+        added.attention.clear()
+        added.mlp.clear()
+        added.again = False
+        return after[:, 0]
+
+    def _no_stream(self) -> BadInput:
+        return BadInput(
+            f"{self.model.name}: capture.residual, capture.project: its layers do not hand one stream on"
+        )
 
     def _keep_stream(self, layer: int, stream: mx.array) -> None:
         self._keep("residual", layer, stream[:, 0])
         if self.wanted.vectors is not None:
             vectors = mx.array(self.wanted.vectors[layer])
             self._keep("projection", layer, stream[:, 0].astype(mx.float32) @ vectors.T)
+
+    def _turn(self, call: Callable[..., mx.array], x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+        out = call(x, *args, **kwargs)
+        self._turned.append((x, out))
+        return out
 
     def _watch_mlp(self, number: int, mlp: nn.Module) -> None:
         outside: Around = self._around.get(id(mlp), _called)
@@ -177,7 +238,7 @@ class Probes:
 
         self._around[id(mlp)] = whole
         if number in self.wanted.internals:
-            for name, module in mlp_parts(mlp, self.model.name, number).items():
+            for name, module in mlp_parts(mlp, self.model, number).items():
                 self._around[id(module)] = partial(self._inside, name, number)
 
     def _mlp(self, call: Callable[..., mx.array], number: int, *args: Any, **kwargs: Any) -> mx.array:
@@ -218,12 +279,6 @@ def _called(call: Callable[..., mx.array], *args: Any, **kwargs: Any) -> mx.arra
     return call(*args, **kwargs)
 
 
-def inner_model(net: nn.Module) -> nn.Module | None:
-    """The part of a model before its output head."""
-    net = net.get("language_model", net)
-    return next((net[name] for name in ("model", "transformer", "backbone") if name in net), None)
-
-
 def _place(target: str, model: Model) -> tuple[int, int | None]:
     """Layer and head of an ablation's target; None: the layer's MLP."""
     layer, *head = map(int, re.findall(r"\d+", target))
@@ -235,49 +290,5 @@ def _place(target: str, model: Model) -> tuple[int, int | None]:
     return layer, head[0] if head else None
 
 
-def _children(layer: nn.Module) -> list[nn.Module]:
-    return [child for child in layer.children().values() if isinstance(child, nn.Module)]
-
-
-def _parts(layer: nn.Module, model: str, number: int) -> tuple[nn.Module, nn.Module]:
-    """A layer's attention and its MLP: the two children that hold more than vectors."""
-    heavy = {
-        name: child
-        for name, child in layer.children().items()
-        if isinstance(child, nn.Module) and child.children()
-    }
-    attention = [child for name, child in heavy.items() if "attn" in name or "attention" in name]
-    others = [child for child in heavy.values() if child not in attention]
-    if len(attention) != 1 or len(others) != 1:
-        raise BadInput(
-            f"{model}: layer {number} is made of {', '.join(heavy)}; what goes on inside can be "
-            "watched or ablated where that is one attention and one MLP"
-        )
-    return attention[0], others[0]
-
-
-def mlp_parts(mlp: nn.Module, model: str, number: int) -> dict[str, nn.Module]:
-    """An MLP's projections: down, and up, gate, or both in one."""
-    found: dict[str, nn.Module] = {}
-    for name, child in mlp.children().items():
-        part = next((part for part, pattern in PARTS.items() if re.search(pattern, name)), None)
-        if part is not None and isinstance(child, nn.Module):
-            found[part] = child
-    if "down" not in found or not {"up", "both"} & set(found):
-        raise BadInput(
-            f"{model}: capture.internals: layer {number}'s MLP is made of {', '.join(mlp.children())}; "
-            "what it does can be kept where it has an up and a down projection"
-        )
-    return found
-
-
-def _after_attention(x: mx.array, calls: list[tuple[mx.array, mx.array]], mixed: int) -> mx.array:
-    """The stream once attention is added: what the next module is given that is no module's output, nor x.
-
-    Where there is none, attention and MLP run side by side, and it is x and what attention gave.
-    """
-    put_out = [out for _, out in calls]
-    for given, _ in calls[mixed + 1 :]:
-        if given is not x and not any(given is out for out in put_out):
-            return given
-    return x + calls[mixed][1]
+def _first_array(args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.array | None:
+    return next((each for each in (*args, *kwargs.values()) if isinstance(each, mx.array)), None)

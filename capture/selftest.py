@@ -22,7 +22,7 @@ from .tap import Tap, Unfit
 from .wanted import Wanted
 
 SENTENCE = "The scientist opened the door and saw that the lamp was still burning."
-TOKENS = 8
+TOKENS = 12
 # Log-probabilities that two ways of computing the same may differ by; a wrong mask or position is worth nats.
 TOLERANCE = {mx.float32: 5e-3, mx.float16: 0.2, mx.bfloat16: 0.5}
 
@@ -61,21 +61,36 @@ def _dtypes(model: Model) -> set[mx.Dtype]:
 
 
 def _compared(model: Model) -> dict[str, float]:
-    tokens = tuple(model.prompt_tokens(SENTENCE))[:TOKENS]
-    siblings, short = tokens[1:4], tokens[: TOKENS // 2]
+    tokens, siblings = _words(model)
+    short, wide = tokens[: max(1, len(tokens) // 2)], len(siblings)
     packed, turned, other = _rows(
         model, [tokens, tokens, short], [[siblings], [siblings[::-1]], [siblings[:1]]], "isolated"
     )
     lone = _rows(model, [tokens], [[siblings]], "isolated")[0]
     stepwise = _rows(model, [short], [[(token,) for token in tokens[len(short) :]]], "isolated")
-    fused = log_softmax(_on_host(model.net(mx.array([tokens]))[0]))
-    wide = len(siblings)
+    fused = _plain(model, [tokens])[0]
+    each_alone = _plain(model, [(*tokens, sibling) for sibling in siblings])[:, -1]
     return {
         "our attention and the model's own": _apart(packed[: len(tokens)], fused),
         "packed and alone": max(_apart(packed, lone), _apart(other[: len(short)], fused[: len(short)])),
         "step by step and at once": _apart(stepwise[0], fused),
         "two orders of siblings": _apart(packed[-wide:], turned[-wide:][::-1]),
+        "isolated siblings and each of them alone": _apart(packed[-wide:], each_alone),
     }
+
+
+def _words(model: Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokens of the sentence, cut to what fits in a short context too, and others that stand in for a set."""
+    encoded: list[int] = model.tokenizer.encode(SENTENCE)
+    model.check_tokens(encoded)
+    different = tuple(dict.fromkeys(encoded))
+    return tuple(encoded[: max(2, min(TOKENS, model.context - 3))]), different[1:4] or different
+
+
+def _plain(model: Model, texts: Sequence[tuple[int, ...]]) -> Floats:
+    """(text, token, vocab): log-probabilities as the model alone gives them, of texts of one length."""
+    logits = _on_host(model.net(mx.array(np.asarray(texts))))
+    return log_softmax(logits.reshape(-1, logits.shape[-1])).reshape(logits.shape)
 
 
 def _rows(model: Model, prompts: Sequence[tuple[int, ...]], sets: Sequence[Sets], sight: str) -> list[Floats]:
