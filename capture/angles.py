@@ -29,7 +29,8 @@ def check_angles(net: nn.Module, config: Config, head_dim: int, windows: tuple[i
         if found is None:
             continue
         layer = int(found[1])
-        want = _rotated(head_dim, *_frequencies(config, head_dim, windows[layer] is not None))
+        with np.errstate(all="ignore"):  # what is no number is no angle either, and refused below
+            want = _rotated(head_dim, *_frequencies(config, head_dim, windows[layer] is not None))
         if not skipped[layer]:
             want = np.ones(head_dim)
         probe = module(mx.ones((1, 1, 1, head_dim)), offset=POSITION)
@@ -48,7 +49,11 @@ def _rotated(head_dim: int, frequencies: Floats, factor: float) -> Floats:
 
 def _frequencies(config: Config, head_dim: int, slides: bool) -> tuple[Floats, float]:
     """(pair,): radians a position, and the factor on queries and keys."""
-    dims = int(head_dim * (config.get("partial_rotary_factor") or config.get("rotary_pct") or 1.0))
+    config = config | _own_parameters(config, slides)
+    share = config.get("partial_rotary_factor") or config.get("rotary_pct") or 1.0
+    dims = config.get("rotary_dim") or int(head_dim * share)
+    if dims % 2 or not 0 < dims <= head_dim:
+        raise BadInput(f"{dims} of the {head_dim} numbers of a head cannot be turned: RoPE turns pairs")
     exponents = np.arange(0, dims, 2) / dims
     local = config.get("rope_local_base_freq")
     if slides and local is not None:
@@ -60,12 +65,27 @@ def _frequencies(config: Config, head_dim: int, slides: bool) -> tuple[Floats, f
     return SCALINGS[scaling["type"]](plain, scaling, config)
 
 
+def _own_parameters(config: Config, slides: bool) -> Config:
+    """What `rope_parameters` says of sliding layers alone; of the others, the translation has it already."""
+    local = (config.get("rope_parameters") or {}).get("sliding_attention") if slides else None
+    if not isinstance(local, dict):
+        return {}
+    return {"partial_rotary_factor": local.get("partial_rotary_factor")}
+
+
 def _default(plain: Floats, scaling: Any, config: Config) -> tuple[Floats, float]:
     return plain, 1.0
 
 
 def _linear(plain: Floats, scaling: Any, config: Config) -> tuple[Floats, float]:
     return plain / scaling["factor"], 1.0
+
+
+def _dynamic(plain: Floats, scaling: Any, config: Config) -> tuple[Floats, float]:
+    if "alpha" not in scaling:
+        raise BadInput("rope_type 'dynamic' of config.json works only with a fixed alpha")
+    last = max(plain.size - 1, 1)  # the base times alpha ** (dims / (dims - 2))
+    return plain * float(scaling["alpha"]) ** (-np.arange(plain.size) / last), 1.0
 
 
 def _llama3(plain: Floats, scaling: Any, config: Config) -> tuple[Floats, float]:
@@ -112,6 +132,7 @@ SCALINGS: dict[str, Callable[[Floats, Any, Config], tuple[Floats, float]]] = {
     "default": _default,
     "mrope": _default,  # text alone has the same position on all three axes
     "linear": _linear,
+    "dynamic": _dynamic,
     "llama3": _llama3,
     "longrope": _longrope,
     "su": _longrope,

@@ -15,7 +15,8 @@ from . import blas
 
 blas.prepare()
 
-import mlx.nn as nn  # noqa: E402  (the BLAS has to be there first)
+import mlx.core as mx  # noqa: E402  (the BLAS has to be there first)
+import mlx.nn as nn  # noqa: E402
 import mlx_lm.models  # noqa: E402
 from mlx_lm.models.base import BaseModelArgs  # noqa: E402
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache  # noqa: E402
@@ -38,7 +39,14 @@ MISFITS = {
     "sinks": "has attention sinks",
     "sink_bias": "has attention sinks",
     "mx.fast.scaled_dot_product_attention": "calls the fused attention directly",
+    "np.arange(cache[0].offset": "takes one position for all sequences of a batch",
+    "window_size=self.window_size + 1": "looks back one position more than its cache keeps",
+    "loop_window_size": "goes through its layers more than once",
+    "attention_other_setting": "has another number of heads in some layers",
+    "n_heads_in_group": "has another number of heads in some layers",
+    "num_query_heads": "has another number of heads in each layer",
 }
+ONLY_METAL = "bitlinear_layers"  # its kernels are written for nothing else
 # what the constructor of an architecture raises at a config it cannot take
 UNBUILDABLE = (
     ValueError,
@@ -73,16 +81,47 @@ def misfit(name: str) -> str | None:
     tree = ast.parse(source)
     if not {"Model", "ModelArgs"} <= {node.name for node in tree.body if isinstance(node, ast.ClassDef)}:
         return "is not an architecture of mlx-lm"
+    if "class ModelArgs:" in source:
+        return "says its shape in words of its own"
     for word, reason in MISFITS.items():
         if word in source:
             return reason
+    if ONLY_METAL in source and not (mx.metal.is_available() and mx.default_device() == mx.gpu):
+        return "computes on Metal GPUs only"
     if any(isinstance(node, ast.Call) and _is_attention(node.func) for node in ast.walk(tree)):
-        return None
+        changed = "changes keys or values after they went into the cache"
+        return changed if _changes_what_it_cached(tree) else None
     return _borrowed(tree, source)
 
 
 def _is_attention(function: ast.expr) -> bool:
     return isinstance(function, ast.Name) and function.id == ATTENTION
+
+
+def _changes_what_it_cached(tree: ast.Module) -> bool:
+    """Whether a function of a module gives another value to what it has from its cache, further down."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return any(_assigns_again(function.body) for function in functions)
+
+
+def _assigns_again(body: list[ast.stmt]) -> bool:
+    cached: set[str] = set()
+    for statement in body:
+        assignments = [node for node in ast.walk(statement) if isinstance(node, ast.Assign)]
+        if cached & {name for each in assignments for name in _targets(each)}:
+            return True
+        cached |= {name for each in assignments if _is_update(each.value) for name in _targets(each)}
+    return False
+
+
+def _targets(assignment: ast.Assign) -> set[str]:
+    names = [node for target in assignment.targets for node in ast.walk(target)]
+    return {node.id for node in names if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def _is_update(value: ast.expr) -> bool:
+    function = value.func if isinstance(value, ast.Call) else None
+    return isinstance(function, ast.Attribute) and function.attr == "update_and_fetch"
 
 
 def _borrowed(tree: ast.Module, source: str) -> str | None:
@@ -197,6 +236,20 @@ def windows(net: nn.Module) -> tuple[int | None, ...]:
     """(layer,): the sliding window that each layer of a net applies."""
     caches = make_prompt_cache(net)
     return tuple(found.max_size if isinstance(found, RotatingKVCache) else None for found in caches)
+
+
+def cached_heads(net: nn.Module, name: str) -> tuple[int, int]:
+    """How many heads keys have, and how many numbers a head; refused if layers differ. Computes nothing."""
+    caches: list[Any] = make_prompt_cache(net)
+    try:
+        net(mx.array([[0]]), cache=caches)
+    except UNBUILDABLE as error:
+        raise BadInput(f"config.json is not one of a working {name}: {one_line(error)}") from None
+    shapes = {(found.keys.shape[1], found.keys.shape[3]) for found in caches}
+    each = arguments(net).get("num_attention_heads_per_layer") or ()
+    if len(shapes) > 1 or len(set(each)) > 1:
+        raise refused(name, "has here another number of heads in some layers")
+    return shapes.pop()
 
 
 def module_of(net: nn.Module) -> ModuleType:

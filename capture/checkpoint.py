@@ -49,9 +49,9 @@ def find(name: str) -> Path:
     if name == EMBEDDED:
         return embedded_path()
     path = Path(name).expanduser()
-    if path.is_dir():
+    if _is_folder(path):
         return path.resolve()
-    if path.exists():
+    if os.path.exists(path):
         raise BadInput(f"{name} is a file; a model is a folder in Hugging Face layout")
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name, re.ASCII):
         raise BadInput(
@@ -63,7 +63,11 @@ def find(name: str) -> Path:
 def model_id(name: str) -> str:
     """How cubes name a model: `embedded`, its hub id, or the name of its folder."""
     path = Path(name).expanduser()
-    return path.resolve().name if name != EMBEDDED and path.is_dir() else name
+    return path.resolve().name if name != EMBEDDED and _is_folder(path) else name
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # pathlib's own raises at a name too long for the file system
 
 
 def _from_hub(name: str) -> Path:
@@ -95,13 +99,14 @@ def missing_shards(folder: Path) -> list[str]:
     index = folder / INDEX
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+            files = json.loads(index.read_text("utf-8"))["weight_map"].values()
+            names = sorted({os.fspath(file) for file in files})
         except (ValueError, KeyError, TypeError, AttributeError):
             raise BadInput(
                 f"{folder.name}/{INDEX} is damaged: it has no weight_map; fetch it again"
             ) from None
         return [name for name in names if not (folder / name).is_file()]
-    return [] if any(folder.glob(WEIGHTS)) else ["model.safetensors"]
+    return [] if any(path.is_file() for path in folder.glob(WEIGHTS)) else ["model.safetensors"]
 
 
 def check_weights(folder: Path) -> None:
@@ -109,6 +114,8 @@ def check_weights(folder: Path) -> None:
     if missing := missing_shards(folder):
         raise BadInput(f"{folder.name}: {missing[0]} is missing ({len(missing)} in all)")
     for path in sorted(folder.glob(WEIGHTS)):
+        if not path.is_file():
+            raise BadInput(f"{folder.name}/{path.name} is no file (a folder, or a link to nowhere)")
         whole, size = _size_by_header(path), path.stat().st_size
         if whole != size:
             said = f"has {size:,} bytes, its header says {whole:,}"
@@ -123,7 +130,7 @@ def _size_by_header(path: Path) -> int:
             raise damaged
         try:
             header: dict[str, Any] = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             raise damaged from None
     return 8 + length + max(ends, default=0)

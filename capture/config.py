@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
+from . import kinds
 
 Config = dict[str, Any]
 
@@ -46,6 +47,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 _LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len")
 _IN_ROPE = ("rope_theta", "partial_rotary_factor")
+_ROPE_KEYS = (*_IN_ROPE, "rope_scaling", "rope_local_base_freq")  # what `rope_parameters` may say
 UNLIMITED = 2**31 - 1
 
 
@@ -56,15 +58,30 @@ def read(folder: Path) -> Config:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{folder.name}: no config.json; a model is a folder in Hugging Face layout") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise BadInput(f"{folder.name}/config.json cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise BadInput(f"{folder.name}/config.json is not JSON ({error})") from None
+    _check_generation(folder)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise BadInput(f"{folder.name}/config.json names no model_type, such as llama")
     if config.get("model_file") is not None:
         raise BadInput(
             f"{folder.name}: model_file {config['model_file']!r} is code of its own; it is not run"
         )
+    kinds.check(config)
     return config
+
+
+def _check_generation(folder: Path) -> None:
+    # mlx-lm goes without one that is no JSON, but takes what it reads for an object
+    try:
+        found = json.loads((folder / "generation_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return
+    if not isinstance(found, dict):
+        raise BadInput(f"{folder.name}/generation_config.json is no JSON object")
+    kinds.check(found)
 
 
 def text_part(config: Config) -> Config:
@@ -80,6 +97,8 @@ def translate(config: Config, fields: frozenset[str]) -> Config:
         out["text_config"] = translate(config["text_config"], fields)
         return out
     out |= _rope(config)
+    if "rope_parameters" in fields:
+        out |= _with_own_shares(config)
     _take_short_factors(out)
     if "sliding_window_pattern" in fields and out.get("sliding_window_pattern") is None:
         out |= _pattern(config.get("layer_types"))
@@ -93,18 +112,29 @@ def _rope(config: Config) -> Config:
     parameters = config.get("rope_parameters")
     if not isinstance(parameters, dict):
         return _with_both_types(config.get("rope_scaling"), config)
-    kinds = {key: value for key, value in parameters.items() if isinstance(value, dict)}
-    overall = kinds.get("full_attention") or next(iter(kinds.values()), parameters)
+    groups = {key: value for key, value in parameters.items() if isinstance(value, dict)}
+    overall = groups.get("full_attention") or next(iter(groups.values()), parameters)
     new = {key: overall[key] for key in _IN_ROPE if overall.get(key) is not None}
     scaling = {key: value for key, value in overall.items() if key not in _IN_ROPE}
     new |= _with_both_types(scaling, config)
-    if local := kinds.get("sliding_attention"):
+    if (local := groups.get("sliding_attention")) is not None:
         if local != overall and local.get("rope_type", "default") != "default":
             raise BadInput(
                 f"rope_type {local['rope_type']!r} of the sliding layers: only 'default' works there"
             )
+        if "rope_theta" not in local:
+            raise BadInput("rope_parameters of the sliding layers name no rope_theta")
         new["rope_local_base_freq"] = local["rope_theta"]
     return new
+
+
+def _with_own_shares(config: Config) -> Config:
+    """`rope_parameters` by kind of layer, each with its own share: else another's may count."""
+    said, overall = config.get("rope_parameters"), config.get("partial_rotary_factor")
+    if not isinstance(said, dict) or not all(isinstance(each, dict) for each in said.values()):
+        return {}
+    share = {"partial_rotary_factor": 1.0 if overall is None else overall}
+    return {"rope_parameters": {kind: share | own for kind, own in said.items()}}
 
 
 def _with_both_types(scaling: Any, config: Config) -> Config:
@@ -149,6 +179,8 @@ def check_honoured(config: Config, read_by: Mapping[str, Any]) -> None:
         if value is None or value in neutral or _harmless(key, value, config):
             continue
         names = [name for name in (key, *ALIASES.get(key, ())) if name in read_by]
+        if not names and key in _ROPE_KEYS and _as_parameters(config, read_by):
+            continue
         if not names and not (key == "rope_local_base_freq" and value == config.get("rope_theta")):
             raise BadInput(
                 f"{key}: {value!r} in config.json has no effect in mlx-lm's {config['model_type']}"
@@ -157,6 +189,12 @@ def check_honoured(config: Config, read_by: Mapping[str, Any]) -> None:
             if read_by[name] != value:
                 ended = f"mlx-lm's {config['model_type']} makes {read_by[name]!r} of it"
                 raise BadInput(f"{key}: {value!r} in config.json is not honoured: {ended}")
+
+
+def _as_parameters(config: Config, read_by: Mapping[str, Any]) -> bool:
+    """Whether an architecture reads `rope_parameters` itself; whether rightly, `check_angles` finds out."""
+    said = config.get("rope_parameters")
+    return bool(said) and read_by.get("rope_parameters") == said
 
 
 def _harmless(key: str, value: Any, config: Config) -> bool:
@@ -174,9 +212,11 @@ def windows_asked(config: Config, layers: int) -> tuple[int | None, ...]:
     window = config.get("sliding_window")
     if not window or config.get("use_sliding_window") is False:
         return (None,) * layers
-    kinds = config.get("layer_types")
-    if isinstance(kinds, list):
-        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    types = config.get("layer_types")
+    if isinstance(types, list):
+        if len(types) < layers:
+            raise BadInput(f"layer_types: {len(types)} in config.json, which has {layers} layers")
+        return tuple(window if kind == "sliding_attention" else None for kind in types[:layers])
     pattern = config.get("sliding_window_pattern")
     if isinstance(pattern, int) and pattern > 0:
         return tuple(window if (layer + 1) % pattern else None for layer in range(layers))

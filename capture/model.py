@@ -1,6 +1,7 @@
 """Loading a model: its tokenizer, its shape, and its weights, checked to be what config.json says."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,13 @@ from . import architecture  # first: it prepares the BLAS before MLX is there  #
 
 import mlx.core as mx
 import mlx.nn as nn
+from huggingface_hub.errors import StrictDataclassError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import dequantize_model, load_config, load_model, load_tokenizer
+from transformers import AutoConfig
 
 from ..dataset.schema import ModelFacts
-from ..errors import BadInput
+from ..errors import BadInput, TempoError
 from . import checkpoint, config
 from .angles import check_angles
 from .architecture import attention_modules, one_line
@@ -118,30 +121,46 @@ class _Outline:
     net: nn.Module
     windows: tuple[int | None, ...]
     context: int
+    kv_heads: int
+    head_dim: int
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Whatever goes wrong with a model's files is one line that names the model."""
+    try:
+        yield
+    except TempoError:
+        raise
+    except Exception as error:  # anyone may have written these files, and three libraries read them
+        raise BadInput(f"{name}: cannot be loaded: {one_line(error)}") from error
 
 
 def tokenizer(name: str) -> Reader:
     """What makes tokens of prompts for a model; loads no weights."""
-    return Reader(**_reading(name, _outline(name)))
+    with _refusing(name):
+        return Reader(**_reading(name, _outline(name)))
 
 
 def facts(name: str) -> ModelFacts:
     """What a cube must know of a model, from its config and the hashes of its files; loads no weights."""
-    return _facts(name, _outline(name))
+    with _refusing(name):
+        return _facts(name, _outline(name))
 
 
 def load(name: str) -> Model:
     """A model with its weights: in float32 on a CPU, as they are stored on a GPU."""
-    outline = _outline(name)
-    reading = _reading(name, outline)
-    net = _with_weights(outline)
-    return Model(
-        **reading,
-        net=net,
-        module=architecture.module_of(net),
-        attention_modules=tuple(attention_modules(net)),
-        facts=_facts(name, outline),
-    )
+    with _refusing(name):
+        outline = _outline(name)
+        reading = _reading(name, outline)
+        net = _with_weights(outline)
+        return Model(
+            **reading,
+            net=net,
+            module=architecture.module_of(net),
+            attention_modules=tuple(attention_modules(net)),
+            facts=_facts(name, outline),
+        )
 
 
 def _outline(name: str) -> _Outline:
@@ -155,7 +174,8 @@ def _outline(name: str) -> _Outline:
     config.check_honoured(text | {"model_type": full["model_type"]}, read_by)
     context = config.context(text | {"model_type": full["model_type"]}, windows)
     check_angles(net, text | {"model_type": full["model_type"]}, _head_dim(read_by), windows)
-    return _Outline(path, full, net, windows, context)
+    heads, head_dim = architecture.cached_heads(net, full["model_type"])
+    return _Outline(path, full, net, windows, context, heads, head_dim)
 
 
 def _size(read_by: dict[str, Any], *names: str) -> int | None:
@@ -188,8 +208,8 @@ def _facts(name: str, outline: _Outline) -> ModelFacts:
         sha256=checkpoint.sha256(outline.path),
         layers=len(outline.net.layers),
         heads=_heads(read_by),
-        kv_heads=_size(read_by, "num_key_value_heads", "n_kv_heads") or _heads(read_by),
-        head_dim=_head_dim(read_by),
+        kv_heads=outline.kv_heads,
+        head_dim=outline.head_dim,
         hidden=_hidden(read_by),
         neurons=_size(read_by, "intermediate_size", "n_inner", "ffn_dim") or 4 * _hidden(read_by),
         vocab=_needed(read_by, "vocab_size"),
@@ -202,7 +222,7 @@ def _reading(name: str, outline: _Outline) -> dict[str, Any]:
     if not any(found for pattern in _TOKENIZERS for found in path.glob(pattern)):
         raise BadInput(f"{path.name}: no tokenizer.json; a model is a folder in Hugging Face layout")
     try:
-        words = load_tokenizer(path, eos_token_ids=outline.full.get("eos_token_id"))
+        words = _words(path, outline.full)
     except (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise BadInput(f"{path.name}: its tokenizer cannot be loaded: {one_line(error)}") from None
     return {
@@ -216,10 +236,27 @@ def _reading(name: str, outline: _Outline) -> dict[str, Any]:
     }
 
 
+def _words(path: Path, full: config.Config) -> TokenizerWrapper:
+    end = full.get("eos_token_id")
+    words: TokenizerWrapper
+    try:
+        words = load_tokenizer(path, eos_token_ids=end)
+    except StrictDataclassError:
+        # transformers is stricter with config.json than mlx-lm, and takes nothing from it but the kind
+        kind = AutoConfig.for_model(full["model_type"])
+        words = load_tokenizer(path, {"config": kind}, eos_token_ids=end)
+    return words
+
+
 def _with_weights(outline: _Outline) -> nn.Module:
     checkpoint.check_weights(outline.path)
     try:
         net, _ = load_model(outline.path, lazy=True, model_config=outline.full)
+    except UnboundLocalError:  # mlx-lm at a checkpoint without a single packed tensor
+        asked = outline.full.get("quantization_config")
+        raise BadInput(
+            f"{outline.path.name}: no weight is stored as quantization_config {asked} says"
+        ) from None
     except (ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as error:
         raise BadInput(f"{outline.path.name}: its weights do not fit its config: {one_line(error)}") from None
     if mx.default_device().type == mx.DeviceType.cpu:

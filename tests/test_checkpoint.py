@@ -134,12 +134,47 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [cut_short, no_header, header_of_garbage, empty])
+def offsets_of_strings(path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": ["a", "b"]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"0000")
+
+
+@pytest.mark.parametrize("damage", [cut_short, no_header, header_of_garbage, empty, offsets_of_strings])
 def test_damaged_weights_are_refused_by_file(damage: Any, tmp_path: Path) -> None:
     folder = write(tmp_path / "llama", "llama")
     damage(folder / "model.safetensors")
     message = refusal(folder)
     assert "llama/model.safetensors is damaged" in message
+
+
+def test_weights_that_are_a_folder_or_a_broken_link_are_refused_by_file(tmp_path: Path) -> None:
+    folder = write(tmp_path / "llama", "llama")
+    file, other = folder / "model.safetensors", folder / "model-2.safetensors"
+    other.symlink_to("nowhere")
+    assert "llama/model-2.safetensors is no file" in refusal(folder)
+    other.unlink()
+    file.unlink()
+    file.symlink_to("nowhere")
+    assert "model.safetensors is missing" in refusal(folder)
+    file.unlink()
+    file.mkdir()
+    assert "model.safetensors is missing" in refusal(folder)
+
+
+def test_json_files_of_the_wrong_kind_are_refused_by_file(tmp_path: Path) -> None:
+    folder = write(tmp_path / "llama", "llama")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": 3}}')
+    assert "index.json is damaged" in refusal(folder)
+    (folder / "generation_config.json").write_text("[]")
+    assert "generation_config.json is no JSON object" in refusal(folder)
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+    assert "config.json cannot be read" in refusal(folder)
+
+
+def test_a_name_that_is_too_long_for_a_file_is_refused(no_network: list[Any]) -> None:
+    assert "no such folder" in refusal("x" * 300)
+    assert "neither a folder nor a hub id" in refusal("x" * 300 + "/y")
 
 
 def test_missing_weights_are_refused_by_file(tmp_path: Path) -> None:

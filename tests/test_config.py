@@ -191,6 +191,45 @@ def test_a_key_that_shapes_positions_or_masks_and_is_not_honoured_is_refused_by_
 
 
 @pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("llama", {"rope_parameters": "x"}, "rope_parameters: 'x' in config.json is not an object"),
+        ("llama", {"rope_parameters": [1]}, "rope_parameters: [1] in config.json is not an object"),
+        ("llama", {"rope_parameters": PLAIN | {"rope_theta": "a"}}, "rope_theta: 'a'"),
+        ("llama", {"rope_parameters": PLAIN | {"rope_theta": 0}}, "rope_theta: 0"),
+        ("llama", {"rope_parameters": None, "rope_theta": -5.0}, "rope_theta: -5.0"),
+        ("llama", {"rope_parameters": PLAIN | {"rope_type": "linear", "factor": 0}}, "factor: 0"),
+        ("llama", {"eos_token_id": "</s>"}, "eos_token_id: '</s>' in config.json is not a token id"),
+        ("llama", {"eos_token_id": [0, "a"]}, "eos_token_id: [0, 'a']"),
+        ("llama", {"max_position_embeddings": "many"}, "max_position_embeddings: 'many'"),
+        ("llama", {"num_attention_heads": True}, "num_attention_heads: True"),
+        ("llama", {"architectures": [{"a": 1}]}, "architectures: [{'a': 1}] in config.json is not a list"),
+        ("llama", {"head_dim": 15}, "15 of the 15 numbers of a head"),
+        ("gemma3", {"sliding_window": 4.5}, "sliding_window: 4.5 in config.json is not a whole number"),
+        ("gemma3", {"layer_types": ["full_attention"] * 2}, "layer_types: 2 in config.json"),
+        ("gemma3", {"rope_parameters": {"full_attention": PLAIN, "sliding_attention": {}}}, "rope_theta"),
+        ("llama", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "no weight is stored as"),
+        ("llama", {"quantization_config": {"quant_method": "awq", "bits": 4}}, "no weight is stored as"),
+    ],
+)
+def test_a_value_that_a_key_cannot_have_is_refused_by_name(
+    name: str, changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    assert said in refusal(edit(write(tmp_path / name, name), **changes))
+
+
+def test_whatever_else_goes_wrong_is_one_line_that_names_the_model(tmp_path: Path) -> None:
+    folder = edit(write(tmp_path / "odd", "llama"), quantization={"group_size": 32, "bits": 4})
+    odd = edit(folder, layer_types=["sliding_attention"] * 3, num_key_value_heads=3, sliding_window=8)
+    for ask in (model.load, model.facts, model.tokenizer):
+        with pytest.raises(BadInput) as caught:
+            ask(str(odd))
+        assert "\n" not in str(caught.value)
+        with pytest.raises(BadInput, match="None: cannot be loaded"):
+            ask(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     ("name", "changes"),
     [
         ("mistral", {"sliding_window": 20}),

@@ -122,6 +122,15 @@ def test_a_token_that_the_tokenizer_cannot_make_is_refused(tmp_path: Path) -> No
         small.prompt_tokens("the cat")
 
 
+def test_a_config_that_only_transformers_refuses_is_no_hindrance(tmp_path: Path) -> None:
+    folder = write(tmp_path / "three", "llama", num_attention_heads=3, num_key_value_heads=1)
+    loaded, usual = model.load(str(folder)), model.tokenizer(str(write(tmp_path / "llama", "llama")))
+    assert (loaded.facts.heads, loaded.facts.kv_heads, loaded.facts.head_dim) == (3, 1, 16)
+    assert loaded.prompt_tokens("the cat") == usual.prompt_tokens("the cat")
+    assert loaded.end_tokens == usual.end_tokens
+    assert loaded.tokenizer.bos_token == usual.tokenizer.bos_token
+
+
 def test_a_prompt_that_exactly_fits_is_taken(tmp_path: Path) -> None:
     reader = model.tokenizer(str(write(tmp_path / "llama", "llama")))
     tokens = reader.prompt_tokens("the cat")
