@@ -3,6 +3,7 @@
 An architecture that mlx-lm has changed, or that does something of its own, is found out here and refused.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlx.utils import tree_flatten
 
 from ..dataset.visibility import NEVER
 from ..errors import BadInput
+from . import blas
 from .forest import Feed, Forest
 from .model import Model
 from .select import log_softmax
@@ -22,6 +24,7 @@ from .tap import Tap, Unfit
 from .wanted import Wanted
 
 SENTENCE = "The scientist opened the door and saw that the lamp was still burning."
+WIDE = 512  # hidden size from which on more than one BLAS thread pays
 TOKENS = 12
 # Log-probabilities that two ways of computing the same may differ by; a wrong mask or position is worth nats.
 TOLERANCE = {mx.float32: 5e-3, mx.float16: 0.2, mx.bfloat16: 0.5}
@@ -31,8 +34,14 @@ Sets = Sequence[tuple[int, ...]]
 
 
 def load(name: str) -> Model:
-    """A model that has passed: the one way to get one for a run."""
+    """A model that has passed: the one way to get one for a run.
+
+    Products of a small model gain nothing from BLAS threads, which lose much time by waiting for each other
+    on a busy machine; who has set OPENBLAS_NUM_THREADS knows better.
+    """
     model = models.load(name)
+    if "OPENBLAS_NUM_THREADS" not in os.environ:
+        blas.set_threads(1 if model.facts.hidden < WIDE else os.cpu_count() or 1)
     check(model)
     return model
 
