@@ -1,11 +1,15 @@
 """Memory, measured in new processes: the peak of long experiments, and growth over many short ones."""
 
+import ctypes
 import gc
-from collections.abc import Callable, Mapping
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
+import numpy as np
 import psutil
 from common import forget_peak, peak
 from scipy import stats
@@ -14,11 +18,13 @@ from tempocube.capture import blas
 from tempocube.capture.engine import capture
 from tempocube.capture.memory import needed
 from tempocube.capture.model import Model, load
+from tempocube.capture.rows import Sink
 from tempocube.capture.wanted import Wanted
 from tempocube.dataset.grid import Grid
 
 T = TypeVar("T")
-BATCH = 10  # experiments; fewer where a grid has few
+BATCH = 10  # experiments
+WARM = 2  # turns in which what is made once is made
 
 
 class Passing:
@@ -64,22 +70,35 @@ def long(name: str, asked: dict[str, Any], cells: int, threads: int | None) -> d
     }
 
 
-def growth(name: str, asked: dict[str, Any], threads: int | None, turns: int = 2) -> dict[str, Any]:
-    """Bytes held after every few experiments, all of a grid so many times; an interval for their slope."""
+def growth(
+    name: str,
+    asked: dict[str, Any],
+    threads: int | None,
+    turns: int = 8,
+    sink: Callable[[], Sink] = Passing,
+) -> dict[str, Any]:
+    """Bytes held after each turn through a grid, and an interval for their slope; warm-up does not count."""
     model, grid, wanted = _ready(name, asked, threads)
-    cells = grid.cells()
-    held, count, size = [], 0, max(1, min(BATCH, len(cells) // 4))
-    for turn in range(-1, turns):  # what is made once is made in the first turn, which does not count
-        for start in range(0, len(cells), size):
-            batch = cells[start : start + size]
-            capture(model, batch, [Passing() for _ in batch], wanted)
-            count += len(batch) * (turn >= 0)
-            if turn >= 0:
-                held.append((count, _held()))
-    fit = stats.linregress(*zip(*held, strict=True))
-    reach = float(stats.t.ppf(0.975, len(held) - 2) * fit.stderr)
-    slope = float(fit.slope)
-    return {"experiments": count, "held": held, "slope": slope, "interval": [slope - reach, slope + reach]}
+    cells, held = grid.cells(), list[int]()
+    for _ in range(WARM + turns):
+        for start in range(0, len(cells), BATCH):
+            batch = cells[start : start + BATCH]
+            capture(model, batch, [sink() for _ in batch], wanted)
+        held.append(_kept())
+    found = slope(held[WARM - 1 :], len(cells))
+    return {"experiments": turns * len(cells), "turns": turns, "held": held[WARM - 1 :]} | found
+
+
+def slope(held: Sequence[int], experiments: int) -> dict[str, Any]:
+    """Bytes an experiment, with a 95 % interval, of what was held before and after turns of so many.
+
+    From what each turn added. A line through the readings would take them for independent and its interval
+    would be too narrow: what an allocator took in one turn it still holds in the next.
+    """
+    added = np.diff(held) / experiments
+    mean = float(added.mean())
+    reach = float(stats.t.ppf(0.975, len(added) - 1) * added.std(ddof=1) / np.sqrt(len(added)))
+    return {"slope": mean, "interval": [mean - reach, mean + reach]}
 
 
 def _ready(name: str, asked: dict[str, Any], threads: int | None) -> tuple[Model, Grid, Wanted]:
@@ -95,3 +114,14 @@ def _ready(name: str, asked: dict[str, Any], threads: int | None) -> tuple[Model
 def _held() -> int:
     gc.collect()
     return int(psutil.Process().memory_info().rss)
+
+
+def _kept() -> int:
+    """What is held once all that can be given back is: free memory that allocators keep is no leak."""
+    import mlx.core as mx  # not before BLAS is prepared
+
+    gc.collect()
+    mx.clear_cache()
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+    return _held()

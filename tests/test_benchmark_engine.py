@@ -96,15 +96,98 @@ def test_arithmetic_is_held_to_the_rate_of_the_machine(run: dict[str, Any]) -> N
         assert 0 < row["share"]["median"] < 100
 
 
-def test_memory_is_held_to_the_plan_and_to_a_flat_line(run: dict[str, Any]) -> None:
+def test_memory_is_held_to_the_plan(run: dict[str, Any]) -> None:
     one, more = rows(run, "memory", "peak")
     assert 0 < one["planned_bytes"] < more["planned_bytes"]
     assert one["slots"] > 64  # a block of rows has left while the experiment went on
+    for each in (one, more):
+        assert 0 < each["peak_bytes"] <= each["planned_bytes"]
+
+
+def test_what_an_experiment_leaves_behind_is_held_to_a_flat_line(run: dict[str, Any]) -> None:
     (grown,) = rows(run, "memory", "growth")
+    assert grown["experiments"] == 8 * grown["turns"] == 64
+    assert len(grown["held"]) == grown["turns"] + 1
     low, high = grown["interval"]
-    assert low <= grown["slope"] <= high
-    assert grown["held"][-1][0] == grown["experiments"] == 16
-    assert "kB an experiment" in run["text"]
+    assert low < PAGE / 8  # of a turn's eight: less than a page a turn is nothing that can be told
+    assert high < LEAK / 10
+    text = " ".join(run["text"].split())
+    assert "64 experiments: " in text
+    assert ("not flat, the interval" in text) is not (low <= 0 <= high)
+    assert "1,000 kB are allowed: met" in text
+
+
+LEAK = 50_000  # bytes an experiment
+PAGE = 4096  # what a system counts memory in
+LEAKING = f"""
+import json, sys
+sys.path.insert(0, {str(BENCHMARKS)!r})
+import capturing, footprint
+kept = []
+def leaky():
+    kept.append(b"x" * {LEAK})
+    return footprint.Passing()
+asked = capturing.grid("seeds100-sampled", True).to_dict()
+print(json.dumps(footprint.growth("embedded", asked, 1, turns=6, sink=leaky)))
+"""
+
+
+def test_a_planted_leak_is_found_with_its_size(capturing: Any) -> None:
+    done = subprocess.run([sys.executable, "-c", LEAKING], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    grown = json.loads(done.stdout)
+    low, _ = grown["interval"]
+    assert low > 0
+    assert grown["slope"] == pytest.approx(LEAK, rel=0.1)
+    import engine
+
+    told, allowed = engine.growth_lines(grown)
+    assert told.endswith("not flat, the interval does not include 0")
+    assert allowed.endswith("met")
+    assert engine.growth_lines(grown | {"interval": [low, 2e6]})[1].endswith("missed")
+
+
+@pytest.mark.parametrize(
+    ("held", "flat"),
+    [
+        ([5_000_000] * 9, True),
+        ([4096 * (i % 2) for i in range(9)], True),
+        ([0, 0, 0, 80_000, 80_000, 80_000, 80_000, 80_000, 80_000], True),  # a step, once
+        ([4096 * i for i in range(9)], False),
+        ([40_000 * i + 4096 * (i % 2) for i in range(9)], False),
+        ([-40_000 * i + 4096 * (i % 2) for i in range(9)], False),
+    ],
+)
+def test_a_line_is_flat_where_its_turns_do_not_agree_on_a_growth(
+    held: list[int], flat: bool, capturing: Any
+) -> None:
+    import engine
+    import footprint
+
+    found = footprint.slope(held, 100)
+    low, high = found["interval"]
+    assert low <= found["slope"] <= high
+    assert found["slope"] == (held[-1] - held[0]) / 800
+    assert (low <= 0 <= high) == flat
+    told, _ = engine.growth_lines(found | {"turns": 8, "experiments": 800})
+    assert told.endswith("not flat, the interval does not include 0") is not flat
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "told"),
+    [(-1, 15, "met"), (15.1, 30, "missed"), (14, 16, "cannot tell from the spread")],
+)
+def test_a_target_is_met_or_missed_only_where_all_rounds_agree(
+    least: float, most: float, told: str, capturing: Any
+) -> None:
+    import engine
+
+    assert engine.verdict({"least": least, "median": (least + most) / 2, "most": most}) == told
+
+
+def test_the_110_m_shape_is_held_to_its_target(run: dict[str, Any]) -> None:
+    for name in ("capture alone", "capture and a cube"):
+        assert f"{name}, target at most 15 %: wall " in run["text"]
 
 
 def test_nothing_stays_on_the_disk(run: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runs import Results, grid, members, pick, run, sets_of, tiny, weights, worked
+from runs import Results, grid, members, pick, ragged, run, sets_of, tiny, weights, worked
 from tempocube.capture.engine import capture
 from tempocube.capture.experiment import Track
 from tempocube.capture.model import Model
@@ -14,6 +14,7 @@ from tempocube.capture.rows import Kept
 from tempocube.capture.select import Choice
 from tempocube.capture.wanted import Wanted
 from tempocube.dataset.cell import Cell
+from tempocube.dataset.grid import Grid
 
 TIE = 1e-5  # margins of p' below this are near ties
 COMPANY = 1e-5  # what company may change
@@ -25,6 +26,7 @@ MIXED: dict[str, Any] = {
     "readout": ["mixture", "top"],
     "max_tokens": 4,
 }
+EXACT: dict[str, Any] = {"storage": {"attention": "float32", "logits": "float32", "activations": "float32"}}
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,17 @@ def test_batches_of_any_size_give_the_same(size: int, model: Model, packed: Resu
     for start in range(0, len(cells), size):
         for cell, kept in run(model, grid(**MIXED), cells[start : start + size]).items():
             alike(kept, packed[cell])
+
+
+def test_a_hundred_in_one_batch_are_the_same_as_each_alone(model: Model) -> None:
+    asked = Grid.from_dict(Grid.load("seeds100-sampled").to_dict() | EXACT | {"max_tokens": 4})
+    hundred = run(model, asked)
+    assert len(hundred) == 100
+    assert ragged(hundred)
+    alone = random.Random(100).sample([*hundred], 12)
+    for cell in alone:
+        alike(run(model, asked, [cell])[cell], hundred[cell])
+    assert sum(first_tie(hundred[cell]) is None for cell in alone) >= 10
 
 
 def test_few_of_these_experiments_are_near_ties(packed: Results) -> None:
