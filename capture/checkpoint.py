@@ -44,8 +44,11 @@ def embedded_path() -> Path:
     return Path(__file__).parent / "embedded"
 
 
-def find(name: str) -> Path:
+def find(name: str | Path) -> Path:
     """The folder of `embedded`, of a path, or of a hub id, which is downloaded if it is not there yet."""
+    name = str(name)
+    if not name.strip():
+        raise BadInput("an empty model name; 'embedded' is the model in the box")
     if name == EMBEDDED:
         return embedded_path()
     path = Path(name).expanduser()

@@ -23,6 +23,7 @@ from . import checkpoint, config
 from .angles import check_angles
 from .architecture import attention_modules, one_line
 from .checkpoint import embedded_path, find
+from .config import Config
 
 __all__ = ["Model", "Reader", "attention_modules", "embedded_path", "facts", "find", "load", "tokenizer"]
 
@@ -38,8 +39,8 @@ class Reader:
 
     name: str
     path: Path
-    config: config.Config
-    tokenizer: TokenizerWrapper
+    config: Config = field(repr=False)
+    tokenizer: TokenizerWrapper = field(repr=False)
     vocab: int
     context: int
     end_tokens: frozenset[int]
@@ -106,9 +107,9 @@ class Model(Reader):
     `attention_modules` are those that call `scaled_dot_product_attention` for it, usually `module` alone.
     """
 
-    net: nn.Module
-    module: ModuleType
-    attention_modules: tuple[ModuleType, ...]
+    net: nn.Module = field(repr=False)
+    module: ModuleType = field(repr=False)
+    attention_modules: tuple[ModuleType, ...] = field(repr=False)
     facts: ModelFacts
 
 

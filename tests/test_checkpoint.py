@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import pytest
 
 from tempocube.capture import checkpoint, model
+from tempocube.errors import BadInput
 from tiny import LLAMA, edit, refusal
 from tiny import checkpoint as write
 
@@ -242,3 +243,15 @@ def test_a_cache_that_cannot_be_used_costs_only_time(tmp_path: Path, monkeypatch
     assert checkpoint.sha256(folder) == first
     monkeypatch.setenv("TEMPOCUBE_CACHE", str(folder / "config.json"))
     assert checkpoint.sha256(folder) == first
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_name_is_not_the_folder_one_is_in(name):
+    with pytest.raises(BadInput, match="an empty model name"):
+        checkpoint.find(name)
+
+
+def test_a_path_that_is_not_there_is_one_line_as_its_text_is(tmp_path):
+    for name in (tmp_path / "gone", str(tmp_path / "gone")):
+        with pytest.raises(BadInput, match="no such folder"):
+            checkpoint.find(name)
