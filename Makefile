@@ -34,7 +34,7 @@ format: .venv/dev ## put the code into the form that check wants
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/plain ## measure what storing a cube costs
+bench: .venv/plain ## measure what storing a cube costs (the engine: benchmarks/engine.py, BLAS: benchmarks/blas.py)
 	$(BIN)/python benchmarks/storage.py $(ARGS)
 
 schema: .venv/plain ## renew the parts of docs/ that are made from the code
