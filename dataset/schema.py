@@ -176,7 +176,9 @@ DATA = {
     "mlp_up": _data("mlp_up", ("layer", "slot", "neuron"), "", "MLP up projection"),
     "mlp_gate": _data("mlp_gate", ("layer", "slot", "neuron"), "", "MLP gate, before its non-linearity"),
     "mlp_act": _data("mlp_act", ("layer", "slot", "neuron"), "", "what goes into the down projection"),
-    "mlp_down": _data("mlp_down", ("layer", "slot", "hidden"), "", "what the MLP puts out, before any norm that follows"),
+    "mlp_down": _data(
+        "mlp_down", ("layer", "slot", "hidden"), "", "what the MLP puts out, before any norm that follows"
+    ),
     "projection": _data(
         "projection", ("residual_layer", "slot", "trait"), "", "residual stream on each trait's unit vector"
     ),
