@@ -1,0 +1,100 @@
+"""A grid on Dask workers: the same cube however it is spread, and after accidents."""
+
+import time
+
+import numpy as np
+import pytest
+
+import deadly
+import tempocube as tc
+from runs import grid
+from tempocube.capture import worker
+from tempocube.capture.run import run
+from tempocube.dataset.cube import Cube
+from tempocube.dataset.schema import DONE, QUARANTINED
+from tempocube.dataset.verify import verify
+from tempocube.errors import BadInput
+from tiny import checkpoint
+
+pytestmark = pytest.mark.slow  # every run starts processes that load a model
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return str(checkpoint(tmp_path_factory.mktemp("tiny") / "llama", "llama"))
+
+
+def asked(path, **options):
+    return grid(model=path, max_tokens=3, **options)
+
+
+def test_layers_1_2_and_3_give_the_same_content(tmp_path, path):
+    wanted = asked(path, temperature=0.7, seeds=[1, 2])
+    cubes, loads = [], []
+    for name, workers, size in (("layer1", 1, 1), ("layer2", 2, 1), ("layer3", 2, "auto")):
+        summary = run(wanted, tmp_path / name, workers=workers, batch_size=size)
+        assert (summary.done, summary.ok) == (len(wanted.cells()), True)
+        loads.append({report.worker: report.loads for report in summary.reports})
+        cubes.append(tc.open_cube(tmp_path / name).load())
+        assert verify(tmp_path / name).ok
+    for of_worker, workers in zip(loads, (1, 2, 2), strict=True):
+        assert len(of_worker) <= workers
+        assert set(of_worker.values()) == {1}
+    for other in cubes[1:]:
+        assert (other.path_digest == cubes[0].path_digest).all()
+        np.testing.assert_allclose(other.attention, cubes[0].attention, atol=1e-5)
+
+
+def test_a_run_goes_on_where_it_stopped_and_ends_at_once_when_nothing_is_left(tmp_path, path):
+    wanted, cube = asked(path), tmp_path / "cube.zarr"
+    first = run(wanted, cube, workers=1, limit=2)
+    assert (first.cells, first.done) == (2, 2)
+    assert run(wanted, cube, workers=2).done == len(wanted.cells()) - 2
+    began = time.monotonic()
+    assert run(wanted, cube, workers=1).cells == 0
+    assert time.monotonic() - began < 3
+
+
+def test_a_worker_that_dies_costs_nothing_but_time(tmp_path, path, monkeypatch):
+    monkeypatch.setattr(worker, "compute", deadly.kill_once)
+    summary = run(asked(path), tmp_path / "cube.zarr", workers=2, batch_size=2)
+    assert summary.ok
+    assert (Cube.open(tmp_path / "cube.zarr").status() == DONE).all()
+    assert verify(tmp_path / "cube.zarr").ok
+
+
+def test_a_cell_that_always_kills_is_quarantined_and_its_mates_are_not(tmp_path, path, monkeypatch):
+    wanted, cube = asked(path, modes=["isolated"]), tmp_path / "cube.zarr"
+    with monkeypatch.context() as planted:
+        planted.setattr(worker, "compute", deadly.kill_always)
+        summary = run(wanted, cube, workers=1)
+    assert list(summary.quarantined.values()) == ["killed its worker 2 times while alone"]
+    assert (Cube.open(cube).status().ravel() == QUARANTINED).sum() == 1
+    assert summary.done == len(wanted.cells()) - 1
+    assert run(wanted, cube, workers=1).cells == 0
+    assert run(wanted, cube, workers=1, retry_quarantined=True).done == 1
+
+
+def test_a_cell_that_fails_says_why_and_is_tried_three_times_in_all(tmp_path, path, monkeypatch):
+    wanted, cube = asked(path, modes=["isolated"]), tmp_path / "cube.zarr"
+    monkeypatch.setattr(worker, "compute", deadly.refuse)
+    for left in (3, 1, 1, 0):
+        summary = run(wanted, cube, workers=1)
+        assert summary.cells == left
+        assert list(summary.failed.values()) == ["ZeroDivisionError: nothing to divide by"] * bool(left)
+
+
+def test_followers_that_had_to_travel_alone_come_after_their_leader(tmp_path, path):
+    wanted = asked(path, replay="isolated", modes=["visible", "isolated"], temperature=0.7)
+    assert run(wanted, tmp_path / "cube.zarr", workers=2, batch_size=1).ok
+    cube = tc.open_cube(tmp_path / "cube.zarr")
+    one, other = (cube.token.sel(mode=mode).values for mode in ("isolated", "visible"))
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("workers", [0, -1, "many", 1.5])
+def test_workers_are_a_number_or_auto(tmp_path, path, workers):
+    with pytest.raises(BadInput, match="workers: a number from 1 on, or auto"):
+        tc.run(asked(path), tmp_path / "cube.zarr", workers=workers)
+    with pytest.raises(BadInput, match="batch_size: a number from 1 on, or auto"):
+        tc.run(asked(path), tmp_path / "cube.zarr", workers=1, batch_size=0)
