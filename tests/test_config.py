@@ -225,7 +225,7 @@ def test_whatever_else_goes_wrong_is_one_line_that_names_the_model(tmp_path: Pat
         with pytest.raises(BadInput) as caught:
             ask(str(odd))
         assert "\n" not in str(caught.value)
-        with pytest.raises(BadInput, match="None: cannot be loaded"):
+        with pytest.raises(BadInput, match="None: no such folder"):
             ask(None)  # type: ignore[arg-type]
 
 
