@@ -21,3 +21,9 @@ class DamagedError(CubeError):
 
 class LeaseError(TempoError):
     """Another driver holds the cube, or this one has lost it."""
+
+
+class RunError(TempoError):
+    """A run that cannot go on, though nothing is wrong with what was asked."""
+
+    exit_code = 1

@@ -1,7 +1,7 @@
 """The engine: many experiments in one forward pass a step; a batch of one is the sequential engine."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,21 +44,23 @@ def capture(
     *,
     tracks: Mapping[Cell, Track] | None = None,
     worker: str = "",
+    alive: Callable[[], None] = lambda: None,
 ) -> Work:
     """Run a batch of experiments, each into its sink.
 
     A cell with `replay` follows its leader, which is in the batch or has its track in `tracks`; a cell that
     has one there itself is forced along it. Under `control: repeat` each cell is then captured again,
-    in other company, and goes into its sink with the differences.
+    in other company, and goes into its sink with the differences. `alive` is called after every pass.
     """
     if not cells:
         return Work(0, 0, 0.0)
     twice = [cell.control == "repeat" for cell in cells]
     first = [Kept() if again else sink for again, sink in zip(twice, sinks, strict=True)]
-    work = Batch(model, cells, first, wanted, tracks or {}, worker).run()
+    work = Batch(model, cells, first, wanted, tracks or {}, worker).run(alive)
     for cell, kept, sink in zip(cells, first, sinks, strict=True):
         if isinstance(kept, Kept) and kept is not sink:
             company = [_stranger(cell)] if len(cells) == 1 else []
+            alive()
             second, more = again(model, cell, Track.recorded(kept.small), wanted, company)
             value = difference(kept, second).values("repeat", kept.small["check_value"])
             kept.replay(sink, check_value=value)
@@ -130,7 +132,7 @@ class Batch:
             self.experiments.append(experiment)
         self._logits: dict[int, dict[int, npt.NDArray[np.float64]]] = {}  # member -> place in its set -> row
 
-    def run(self) -> Work:
+    def run(self, alive: Callable[[], None] = lambda: None) -> Work:
         """All of it, from the prompts to the last set."""
         began = time.perf_counter()
         self._clock = began
@@ -141,11 +143,13 @@ class Batch:
         with Tap(self.model, self.wanted, ablations=targets, by_layer=prunes) as tap:
             for feed in self.forest.plant(prompts, ablations):
                 self._gather(feed, self._forward(tap, feed))
+                alive()
             while sets := self._select():
                 feed = self.forest.grow(sets, *self._histories())
                 passed = self._forward(tap, feed)
                 self._gather(feed, passed)
                 self._prune(feed, passed)
+                alive()
             return Work(tap.passes, tap.nodes, time.perf_counter() - began)
 
     def _select(self) -> dict[int, tuple[int, ...]]:

@@ -13,6 +13,7 @@ from . import architecture  # first: it prepares the BLAS before MLX is there  #
 import mlx.core as mx
 import mlx.nn as nn
 from huggingface_hub.errors import StrictDataclassError
+from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import dequantize_model, load_config, load_model, load_tokenizer
 from transformers import AutoConfig
@@ -25,7 +26,17 @@ from .architecture import attention_modules, one_line
 from .checkpoint import embedded_path, find
 from .config import Config
 
-__all__ = ["Model", "Reader", "attention_modules", "embedded_path", "facts", "find", "load", "tokenizer"]
+__all__ = [
+    "Model",
+    "Reader",
+    "attention_modules",
+    "embedded_path",
+    "facts",
+    "find",
+    "load",
+    "tokenizer",
+    "weight_bytes",
+]
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken")
 
@@ -149,6 +160,16 @@ def facts(name: str) -> ModelFacts:
         return _facts(name, _outline(name))
 
 
+def weight_bytes(name: str) -> int:
+    """Bytes of a model's weights once it is loaded here; reads no weights."""
+    with _refusing(name):
+        outline = _outline(name)
+        if not _on_cpu():
+            return sum(path.stat().st_size for path in outline.path.glob(checkpoint.WEIGHTS))
+        named: Any = tree_flatten(outline.net.parameters())
+        return 4 * sum(int(value.size) for _, value in named)
+
+
 def load(name: str) -> Model:
     """A model with its weights: in float32 on a CPU, as they are stored on a GPU."""
     with _refusing(name):
@@ -260,7 +281,7 @@ def _with_weights(outline: _Outline) -> nn.Module:
         ) from None
     except (ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as error:
         raise BadInput(f"{outline.path.name}: its weights do not fit its config: {one_line(error)}") from None
-    if mx.default_device().type == mx.DeviceType.cpu:
+    if _on_cpu():
         net.apply(partial(_as_type, mx.float32))
         net = dequantize_model(net)
         net.apply(partial(_as_type, mx.float32))
@@ -271,3 +292,7 @@ def _with_weights(outline: _Outline) -> nn.Module:
 
 def _as_type(dtype: mx.Dtype, array: mx.array) -> mx.array:
     return array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
+
+
+def _on_cpu() -> bool:
+    return bool(mx.default_device().type == mx.DeviceType.cpu)

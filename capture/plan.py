@@ -1,6 +1,7 @@
-"""Which cells go through the model together: those that share a prompt, and followers with their leader."""
+"""Which cells go through the model together, on how many workers, in how much memory each."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from ..dataset.cell import Cell
 from ..dataset.store import Task
@@ -9,15 +10,59 @@ from ..errors import BadInput
 Needs = Callable[[Sequence[Task]], int]
 
 MOST_CELLS = 128  # more in one pass gain nothing, and all of them are lost with a worker
+SHARE = 0.8  # of the free memory that a plan may use; the rest is for what others do meanwhile
+PROCESS = 450_000_000  # bytes of a worker before it has a model: Python, Dask, MLX, numpy, the cube's readers
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a run is spread."""
+
+    batches: tuple[tuple[Task, ...], ...]
+    workers: int
+    weights: int  # bytes of the model in each worker
+    room: int  # bytes that a worker has for its batch
+    largest: int  # bytes that the largest batch needs
+    free: int  # bytes free on all machines together, before
+
+    @property
+    def each(self) -> int:
+        """Bytes that a worker may come to."""
+        return PROCESS + self.weights + self.largest
+
+
+def planned(
+    tasks: Sequence[Task],
+    needs: Needs,
+    *,
+    weights: int,
+    free: int,
+    slots: int,
+    workers: int | str = "auto",
+    batch_size: int | str = "auto",
+) -> Plan:
+    """Spread tasks over workers so that all fit into `free` bytes; `slots`: workers that could work at once.
+
+    `needs` says how many bytes tasks need together: see `memory.needed`.
+    """
+    most = None if batch_size == "auto" else _number("batch_size", batch_size)
+    smallest = max(needs([task]) for task in tasks)
+    each = PROCESS + weights + smallest
+    if workers == "auto":
+        count = max(1, min(slots, len(tasks), int(SHARE * free / each)))
+    else:
+        count = min(_number("workers", workers), len(tasks))
+    room = int(SHARE * free / count) - PROCESS - weights
+    if room < smallest:
+        raise BadInput(_too_much(count, weights, smallest, free))
+    made = tuple(batches(tasks, needs, room=room, workers=count, most=most))
+    return Plan(made, count, weights, room, max(map(needs, made)), free)
 
 
 def batches(
     tasks: Sequence[Task], needs: Needs, *, room: int, workers: int = 1, most: int | None = None
 ) -> list[tuple[Task, ...]]:
-    """Batches of at most `most` cells (None: as many as serve all workers) that fit into `room` bytes.
-
-    `needs` says how many bytes tasks need together: see `memory.needed`.
-    """
+    """Batches of at most `most` cells (None: as many as serve all workers) that fit into `room` bytes."""
     groups = _together(tasks)
     fair = min(MOST_CELLS, -(-len(tasks) // workers))
     limit = most if most is not None else max(fair, *map(len, groups), 1)
@@ -26,9 +71,23 @@ def batches(
         joined = [*made[-1], *group] if made else []
         if joined and len(joined) <= limit and needs(joined) <= room:
             made[-1] = joined
-        else:
-            made += _fitting(group, needs, limit, room)
+        elif len(group) <= limit and needs(group) <= room:
+            made.append(list(group))
+        else:  # cell by cell: a follower can read its leader's track from the cube
+            made += [[task] for task in leaders_first(group)]
     return [tuple(batch) for batch in made]
+
+
+def leaders_first(tasks: Sequence[Task]) -> list[Task]:
+    """The same tasks, those that others follow at the front."""
+    return sorted(tasks, key=lambda task: task.cell.replay is not None)
+
+
+def halves(batch: Sequence[Task]) -> list[tuple[Task, ...]]:
+    """A batch that went wrong as two, the first without need of the second."""
+    ordered = leaders_first(batch)
+    middle = (len(ordered) + 1) // 2
+    return [tuple(ordered[:middle]), tuple(ordered[middle:])]
 
 
 def _together(tasks: Sequence[Task]) -> list[list[Task]]:
@@ -42,15 +101,25 @@ def _together(tasks: Sequence[Task]) -> list[list[Task]]:
     return [group for own in by_prompt.values() for group in own]
 
 
-def _fitting(group: list[Task], needs: Needs, limit: int, room: int) -> list[list[Task]]:
-    """A group as it is, or cell by cell where that is too much: a follower can read its leader's track."""
-    if len(group) <= limit and needs(group) <= room:
-        return [group]
-    for task in group:
-        if (alone := needs([task])) > room:
-            raise BadInput(
-                f"prompt {task.cell.prompt[:40]!r} ({task.cell.mode}) alone needs {alone / 1e6:,.0f} MB of a "
-                f"worker's {room / 1e6:,.0f} MB; lower max_tokens or max_width, set max_slots, capture fewer "
-                "layers, or use fewer workers"
-            )
-    return [[task] for task in sorted(group, key=lambda task: task.cell.replay is not None)]
+def _too_much(workers: int, weights: int, batch: int, free: int) -> str:
+    """What was asked for and what there is, as a sum."""
+    each = PROCESS + weights + batch
+    usable = int(SHARE * free)
+    sums = (
+        f"{workers} worker{'s' * (workers > 1)} x {_gb(each)} (process {_gb(PROCESS)}, model {_gb(weights)}, "
+        f"largest cell {_gb(batch)}) = {_gb(workers * each)}, and {_gb(usable)} of {_gb(free)} free memory "
+        "may be used"
+    )
+    if workers > 1 and (fit := usable // each):
+        return f"{sums}; use --workers {fit}"
+    return f"{sums}; lower max_tokens or max_width, set max_slots, or capture fewer layers"
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+def _number(option: str, given: int | str) -> int:
+    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        raise BadInput(f"{option}: a number from 1 on, or auto, got {given!r}")
+    return given

@@ -33,15 +33,15 @@ Floats = npt.NDArray[np.float64]
 Sets = Sequence[tuple[int, ...]]
 
 
-def load(name: str) -> Model:
-    """A model that has passed: the one way to get one for a run.
+def load(name: str, cores: int | None = None) -> Model:
+    """A model that has passed: the one way to get one for a run, with as many BLAS threads as pay.
 
-    Products of a small model gain nothing from BLAS threads, which lose much time by waiting for each other
-    on a busy machine; who has set OPENBLAS_NUM_THREADS knows better.
+    Products of a small model gain nothing from threads, which lose much time by waiting for each other on a
+    busy machine. Without `cores`, OPENBLAS_NUM_THREADS counts, and else all cores of the machine.
     """
     model = models.load(name)
-    if "OPENBLAS_NUM_THREADS" not in os.environ:
-        blas.set_threads(1 if model.facts.hidden < WIDE else os.cpu_count() or 1)
+    if cores is not None or "OPENBLAS_NUM_THREADS" not in os.environ:
+        blas.set_threads(1 if model.facts.hidden < WIDE else cores or os.cpu_count() or 1)
     check(model)
     return model
 
@@ -53,7 +53,7 @@ def check(model: Model) -> dict[str, float]:
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _unfit(model, f"it {reason}") from error
-    most = max(TOLERANCE[kind] for kind in _dtypes(model) if kind in TOLERANCE)
+    most = TOLERANCE[coarsest(model)]
     wrong = [f"{name} by {apart:.2g}" for name, apart in found.items() if not apart <= most]
     if wrong:
         raise _unfit(model, f"log-probabilities differ between {', '.join(wrong)} (at most {most:g})")
@@ -64,9 +64,11 @@ def _unfit(model: Model, reason: str) -> BadInput:
     return BadInput(f"{model.name}: {model.config['model_type']} cannot be observed: {reason}")
 
 
-def _dtypes(model: Model) -> set[mx.Dtype]:
+def coarsest(model: Model) -> mx.Dtype:
+    """The least exact of the kinds of number that a model's weights are held in."""
     named: Any = tree_flatten(model.net.parameters())
-    return {value.dtype for _, value in named}
+    held = {value.dtype for _, value in named}
+    return max((kind for kind in TOLERANCE if kind in held), key=lambda kind: TOLERANCE[kind])
 
 
 def _compared(model: Model) -> dict[str, float]:

@@ -1,12 +1,14 @@
-"""What a worker does: one model kept for its lifetime, one batch of cells at a time, a small report back."""
+"""What a worker does with a batch: one model kept for life, cells into the cube, a small report back."""
 
+import faulthandler
 import os
 import resource
 import socket
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +20,25 @@ from ..dataset.store import Task
 from ..dataset.writing import Receipt, receipts
 from ..errors import CubeError
 from . import engine, selftest
+from .cluster import cores_of_worker
+from .crosscheck import Found, compared
 from .experiment import Track
 from .model import Model
 from .wanted import Wanted
+
+LOADING = 3600.0  # seconds that a model may take to come, from a hub perhaps
+
+_models: dict[str, Model] = {}  # of this process, in the one thread that may use them
+_thread = ThreadPoolExecutor(1, "mlx")  # an MLX array belongs to the thread that made it
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all batches of a run have in common."""
+
+    model: str
+    sha256: str  # of its files, as the driver knows them
+    patience: float = 300.0  # seconds without a forward pass after which a worker is taken for hung
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +46,7 @@ class Report:
     """What a worker says of a batch, for the run log: small, whatever the cells weigh."""
 
     worker: str
+    host: str
     cells: int
     skipped: int  # done already: a scheduler that lost a worker hands tasks out twice
     passes: int
@@ -35,33 +54,53 @@ class Report:
     seconds: float
     loads: int  # models this process has loaded so far
     peak_bytes: int
+    found: tuple[Found, ...] = ()  # by a cross-check
 
 
-_models: dict[str, Model] = {}  # of this process, in the one thread that may use them
+class NoLeaderError(Exception):
+    """A cell that follows one which is not done."""
 
 
-def compute(model: str, sha256: str, tasks: Sequence[Task]) -> Report:
-    """Run what is left of a batch into the cube; `sha256` is what the driver knows of the model's files."""
+def compute(job: Job, tasks: Sequence[Task]) -> Report:
+    """Run what is left of a batch into the cube."""
+    return _in_thread(_compute, job, tasks)
+
+
+def compare(job: Job, tasks: Sequence[Task]) -> Report:
+    """Capture done cells again, one at a time, and hold them against the cube."""
+    return _in_thread(_compare, job, tasks)
+
+
+def _in_thread(work: Callable[..., Report], job: Job, tasks: Sequence[Task]) -> Report:
+    cores = cores_of_worker()  # known to this thread only
+    return _thread.submit(work, job, tasks, cores).result()
+
+
+def _compute(job: Job, tasks: Sequence[Task], cores: int | None) -> Report:
     began = time.perf_counter()
     left = [task for task in tasks if not task.done()]
     work = engine.Work(0, 0, 0.0)
     if left:
-        loaded = _loaded(model, sha256)
-        writers = [task.writer() for task in left]
-        grid = writers[0].cube.grids[0]  # what is captured and how it is stored is the same in all of a cube
-        wanted = Wanted.of(grid.capture, grid.storage, loaded.facts)
-        cells = [task.cell for task in left]
-        tracks = _tracks(left)
-        work = engine.capture(loaded, cells, writers, wanted, tracks=tracks, worker=name())
-    took = time.perf_counter() - began
-    return Report(
-        name(), len(left), len(tasks) - len(left), work.passes, work.nodes, took, len(_models), _peak()
-    )
+        loaded = _loaded(job, cores)
+        with _watched(job.patience) as alive:
+            writers = [task.writer() for task in left]
+            grid = writers[0].cube.grids[0]  # what is captured, and how it is stored, is one in a cube
+            wanted = Wanted.of(grid.capture, grid.storage, loaded.facts)
+            cells, tracks = [task.cell for task in left], _tracks(left)
+            work = engine.capture(loaded, cells, writers, wanted, tracks=tracks, worker=name(), alive=alive)
+    return _report(began, work, len(left), len(tasks) - len(left))
 
 
-def give_up(task: Task, reason: str) -> None:
-    """Leave word in the cube that this try at a cell went wrong."""
-    task.writer().fail(reason, name())
+def _compare(job: Job, tasks: Sequence[Task], cores: int | None) -> Report:
+    began = time.perf_counter()
+    loaded, cube = _loaded(job, cores), Cube.open(Place.at(tasks[0].url))
+    work, found = engine.Work(0, 0, 0.0), []
+    with _watched(job.patience) as alive:
+        for task in tasks:
+            one, more = compared(loaded, cube, task.index, alive)
+            found.append(one)
+            work += more
+    return _report(began, work, len(tasks), 0, tuple(found))
 
 
 def name() -> str:
@@ -69,16 +108,52 @@ def name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
-def _loaded(model: str, sha256: str) -> Model:
-    if model not in _models:
-        loaded = selftest.load(model)
-        if loaded.facts.sha256 != sha256:
+def _report(
+    began: float, work: engine.Work, cells: int, skipped: int, found: tuple[Found, ...] = ()
+) -> Report:
+    seconds = time.perf_counter() - began
+    return Report(
+        worker=name(),
+        host=socket.gethostname(),
+        cells=cells,
+        skipped=skipped,
+        passes=work.passes,
+        nodes=work.nodes,
+        seconds=seconds,
+        loads=len(_models),
+        peak_bytes=_peak(),
+        found=found,
+    )
+
+
+@contextmanager
+def _watched(patience: float) -> Iterator[Callable[[], None]]:
+    """End this process, saying where it was, if the function that is handed out is not called for so long.
+
+    The clock runs outside of Python: a hang that holds the interpreter is ended too.
+    """
+
+    def alive() -> None:
+        faulthandler.dump_traceback_later(patience, exit=True, file=sys.__stderr__ or sys.stderr)
+
+    alive()
+    try:
+        yield alive
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _loaded(job: Job, cores: int | None) -> Model:
+    if job.model not in _models:
+        with _watched(max(job.patience, LOADING)):
+            loaded = selftest.load(job.model, cores)
+        if loaded.facts.sha256 != job.sha256:
             raise CubeError(
-                f"model {model} on {socket.gethostname()} has other files than the driver's "
-                f"({loaded.facts.sha256[:12]}, not {sha256[:12]})"
+                f"model {job.model} on {socket.gethostname()} has other files than the driver's "
+                f"({loaded.facts.sha256[:12]}, not {job.sha256[:12]})"
             )
-        _models[model] = loaded
-    return _models[model]
+        _models[job.model] = loaded
+    return _models[job.model]
 
 
 def _tracks(tasks: Sequence[Task]) -> dict[Cell, Track]:
@@ -101,7 +176,7 @@ def _recorded(cube: Cube, cell: Cell) -> dict[str, Any]:
             values = Receipt.from_bytes(cube.place.get(stored.key) or b"").values
             if values["status"] == DONE:
                 return dict(values)
-    raise CubeError(f"{cube.place}: {cube.name(index)} leads others and is not done; run it first")
+    raise NoLeaderError(f"{cube.name(index)}, which this cell follows, is not done")
 
 
 def _peak() -> int:

@@ -29,6 +29,9 @@ class Folded:
     index: Index
     status: int
     error: str
+    worker: str = ""
+    slots: int = 0
+    stored: int = 0  # bytes of its shards
 
 
 class Ledger:
@@ -55,14 +58,14 @@ class Ledger:
         read = place.each(self._read, [stored.key for stored in left])
         tries = Counter(receipt.index for receipt in read if receipt)
         looked = place.each(lambda receipt: self._looked_at(receipt, tries), read)
-        came = {receipt.index: receipt.values for receipt in looked if isinstance(receipt, Receipt)}
+        believed = {receipt.index: receipt for receipt in looked if isinstance(receipt, Receipt)}
         for stored, receipt in zip(left, looked, strict=True):
             if isinstance(receipt, Receipt):
                 self._folded_at[receipt.index] = stored.modified
-        self._write(came)
+        self._write({index: receipt.values for index, receipt in believed.items()})
         place.delete(stored.key for stored in left)
-        refused = [told for told in looked if isinstance(told, Folded) and told.index not in came]
-        return [Folded(index, v["status"], v["error"]) for index, v in came.items()] + refused
+        refused = [told for told in looked if isinstance(told, Folded) and told.index not in believed]
+        return [*map(_told, believed.values()), *refused]
 
     def mark(
         self, cells: Iterable[Index], status: int, error: str = "", *, attempts: int | None = None
@@ -206,6 +209,13 @@ class Ledger:
     def _chunk_of(self, index: Index) -> Chunk:
         chunks = self._arrays["length"].chunks
         return tuple(i // n for i, n in zip(index, chunks, strict=True))
+
+
+def _told(receipt: Receipt) -> Folded:
+    values, stored = receipt.values, sum(size for size, _ in receipt.shards.values())
+    return Folded(
+        receipt.index, values["status"], values["error"], values["worker"], values["length"], stored
+    )
 
 
 def _empty(array: "zarr.Array[Any]", where: tuple[slice, ...]) -> npt.NDArray[Any]:

@@ -5,7 +5,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +22,7 @@ from .grid import Cell, Grid
 from .lease import Lease, Permit
 from .ledger import Folded, Ledger
 from .place import Place
+from .runlog import versions
 from .schema import (
     DONE,
     FAILED,
@@ -230,9 +230,7 @@ def _attributes(grid: Grid, facts: ModelFacts) -> dict[str, Any]:
         "captured_layers": _part(attention.layers, facts.layers) if attention else [],
         "captured_heads": _part(attention.heads, facts.heads) if attention else [],
         "captured_queries": attention.queries if attention else None,
-        "versions": {
-            name: _version(name) for name in ("tempocube", "numpy", "zarr", "xarray", "mlx", "mlx-lm")
-        },
+        "versions": versions("tempocube", "numpy", "zarr", "xarray", "mlx", "mlx-lm"),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -241,10 +239,3 @@ def _attributes(grid: Grid, facts: ModelFacts) -> dict[str, Any]:
 
 def _part(part: Any, size: int) -> list[int]:
     return list(range(size)) if part == "all" else list(part)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -1,24 +1,27 @@
 """Work that goes wrong on purpose; workers import it by name."""
 
 import os
+import re
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from tempocube.capture import worker
 from tempocube.dataset.store import Task
+from tempocube.errors import CubeError
 
 
-def kill_always(model: str, sha256: str, tasks: Sequence[Task]) -> worker.Report:
+def kill_always(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
     """The prompt `lal` takes its worker down, whoever is with it."""
     if any(task.cell.prompt == "lal" for task in tasks):
         os.kill(os.getpid(), signal.SIGKILL)
-    return worker.compute(model, sha256, tasks)
+    return worker.compute(job, tasks)
 
 
-def kill_once(model: str, sha256: str, tasks: Sequence[Task]) -> worker.Report:
+def kill_once(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
     """The first worker of a run dies when it has finished its batch, before it can say so."""
-    report = worker.compute(model, sha256, tasks)
+    report = worker.compute(job, tasks)
     died = Path(tasks[0].url) / "died"
     if not died.exists():
         died.touch()
@@ -26,8 +29,36 @@ def kill_once(model: str, sha256: str, tasks: Sequence[Task]) -> worker.Report:
     return report
 
 
-def refuse(model: str, sha256: str, tasks: Sequence[Task]) -> worker.Report:
+def refuse(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
     """The prompt `lal` cannot be computed."""
     if any(task.cell.prompt == "lal" for task in tasks):
         raise ZeroDivisionError("nothing\nto divide by")
-    return worker.compute(model, sha256, tasks)
+    return worker.compute(job, tasks)
+
+
+def hang(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
+    """The prompt `lal` never comes back, and holds the interpreter."""
+    if any(task.cell.prompt == "lal" for task in tasks):
+        with worker._watched(job.patience):
+            re.match(r"(a+)+$", "a" * 60 + "b")  # some thousand years
+    return worker.compute(job, tasks)
+
+
+def exhaust(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
+    """The prompt `lal` takes more memory than its worker may have."""
+    if any(task.cell.prompt == "lal" for task in tasks):
+        kept = [bytearray(1 << 30) for _ in range(1000)]
+        return worker.Report(str(len(kept)), "", 0, 0, 0, 0, 0.0, 0, 0)
+    return worker.compute(job, tasks)
+
+
+def slowly(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
+    """Time to be killed in."""
+    report = worker.compute(job, tasks)
+    time.sleep(0.3)
+    return report
+
+
+def refuse_all(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
+    """What is wrong is not about a cell."""
+    raise CubeError("the disk is on fire")

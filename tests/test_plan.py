@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempocube.capture.plan import MOST_CELLS, batches
+from tempocube.capture.plan import MOST_CELLS, PROCESS, SHARE, batches, halves, planned
 from tempocube.dataset.grid import Grid
 from tempocube.dataset.store import Task
 from tempocube.errors import BadInput
@@ -62,11 +62,54 @@ def test_every_worker_gets_something_and_no_batch_is_endless():
     assert max(map(len, batches(tasks(50, 10), by_length, room=10**9))) <= MOST_CELLS
 
 
-def test_a_cell_too_large_for_a_worker_is_refused_with_the_sums():
-    with pytest.raises(
-        BadInput, match=r"'prompt 0' \(isolated\) alone needs 10 MB of a worker's 5 MB; lower"
-    ):
-        batches(tasks(1, 1), lambda batch: 10**7 * len(batch), room=5 * 10**6)
+GB = 10**9
+PLENTY = {"weights": GB, "free": 100 * GB, "slots": 4}
+
+
+def test_workers_are_as_many_as_can_work_at_once_and_fit():
+    asked = tasks(4, 5)
+    assert planned(asked, by_length, **PLENTY).workers == 4
+    assert planned(asked, by_length, **PLENTY | {"slots": 100}).workers == len(asked)
+    tight = planned(asked, by_length, **PLENTY | {"free": 4 * GB})
+    assert (tight.workers, tight.each <= int(SHARE * tight.free / tight.workers)) == (2, True)
+    assert planned(asked, by_length, **PLENTY | {"workers": 7}).workers == 7
+
+
+def test_a_plan_stays_within_its_share_of_the_free_memory():
+    def heavy(batch):
+        return GB * len(batch)
+
+    made = planned(tasks(4, 5), heavy, **PLENTY | {"free": 20 * GB, "workers": 2})
+    assert made.room == int(SHARE * 20 * GB / 2) - PROCESS - GB
+    assert max(map(heavy, made.batches)) == made.largest <= made.room
+    assert sum(map(len, made.batches)) == 40
+    assert 2 * made.each <= SHARE * 20 * GB
+
+
+@pytest.mark.parametrize(
+    ("workers", "free", "told"),
+    [
+        (
+            3,
+            7 * GB,
+            r"3 workers x 2.45 GB .*model 1.00 GB, largest cell 1.00 GB\) = 7.35 GB, and 5.60 GB of "
+            r"7.00 GB free memory may be used; use --workers 2",
+        ),
+        ("auto", GB, r"1 worker x 2.45 GB .*; lower max_tokens or max_width, set max_slots, or capture"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_sums(workers, free, told):
+    with pytest.raises(BadInput, match=told):
+        planned(tasks(4, 5), lambda batch: GB * len(batch), **PLENTY | {"free": free, "workers": workers})
+
+
+@given(seeds=st.integers(1, 5), replay=st.sampled_from([None, "isolated"]))
+def test_halves_are_the_whole_and_the_first_needs_nothing_of_the_second(seeds, replay):
+    asked = tasks(1, seeds, replay=replay, modes=["visible", "isolated"])
+    first, second = halves(asked)
+    assert sorted(task.index for task in (*first, *second)) == [task.index for task in asked]
+    assert 0 <= len(first) - len(second) <= 1
+    assert not {task.cell.leader for task in first} & {task.cell for task in second}
 
 
 def test_no_tasks_are_no_batches():

@@ -11,9 +11,10 @@ from runs import grid
 from tempocube.capture import worker
 from tempocube.capture.run import run
 from tempocube.dataset.cube import Cube
+from tempocube.dataset.runlog import runs
 from tempocube.dataset.schema import DONE, QUARANTINED
 from tempocube.dataset.verify import verify
-from tempocube.errors import BadInput
+from tempocube.errors import BadInput, CubeError
 from tiny import checkpoint
 
 pytestmark = pytest.mark.slow  # every run starts processes that load a model
@@ -33,8 +34,8 @@ def test_layers_1_2_and_3_give_the_same_content(tmp_path, path):
     cubes, loads = [], []
     for name, workers, size in (("layer1", 1, 1), ("layer2", 2, 1), ("layer3", 2, "auto")):
         summary = run(wanted, tmp_path / name, workers=workers, batch_size=size)
-        assert (summary.done, summary.ok) == (len(wanted.cells()), True)
-        loads.append({report.worker: report.loads for report in summary.reports})
+        assert (summary.done, summary.left, summary.ok) == (len(wanted.cells()), 0, True)
+        loads.append({row["worker"]: row["loads"] for row in summary.workers})
         cubes.append(tc.open_cube(tmp_path / name).load())
         assert verify(tmp_path / name).ok
     for of_worker, workers in zip(loads, (1, 2, 2), strict=True):
@@ -48,11 +49,13 @@ def test_layers_1_2_and_3_give_the_same_content(tmp_path, path):
 def test_a_run_goes_on_where_it_stopped_and_ends_at_once_when_nothing_is_left(tmp_path, path):
     wanted, cube = asked(path), tmp_path / "cube.zarr"
     first = run(wanted, cube, workers=1, limit=2)
-    assert (first.cells, first.done) == (2, 2)
-    assert run(wanted, cube, workers=2).done == len(wanted.cells()) - 2
+    assert (first.before, first.done, first.left) == (0, 2, len(wanted.cells()) - 2)
+    second = run(wanted, cube, workers=2, batch_size=1)
+    assert (second.before, second.done, second.left) == (2, len(wanted.cells()) - 2, 0)
     began = time.monotonic()
-    assert run(wanted, cube, workers=1).cells == 0
+    third = run(wanted, cube, workers=1)
     assert time.monotonic() - began < 3
+    assert (third.before, third.done, third.workers, third.ok) == (len(wanted.cells()), 0, (), True)
 
 
 def test_a_worker_that_dies_costs_nothing_but_time(tmp_path, path, monkeypatch):
@@ -68,20 +71,55 @@ def test_a_cell_that_always_kills_is_quarantined_and_its_mates_are_not(tmp_path,
     with monkeypatch.context() as planted:
         planted.setattr(worker, "compute", deadly.kill_always)
         summary = run(wanted, cube, workers=1)
-    assert list(summary.quarantined.values()) == ["killed its worker 2 times while alone"]
+    (reason,) = summary.quarantined.values()
+    assert reason.startswith("killed its worker 2 times while alone, the last time after ")
     assert (Cube.open(cube).status().ravel() == QUARANTINED).sum() == 1
     assert summary.done == len(wanted.cells()) - 1
-    assert run(wanted, cube, workers=1).cells == 0
-    assert run(wanted, cube, workers=1, retry_quarantined=True).done == 1
+    again = run(wanted, cube, workers=1)
+    assert (again.done, again.workers, again.quarantined, again.ok) == (0, (), summary.quarantined, False)
+    assert run(wanted, cube, workers=1, retry_quarantined=True).ok
 
 
 def test_a_cell_that_fails_says_why_and_is_tried_three_times_in_all(tmp_path, path, monkeypatch):
     wanted, cube = asked(path, modes=["isolated"]), tmp_path / "cube.zarr"
     monkeypatch.setattr(worker, "compute", deadly.refuse)
-    for left in (3, 1, 1, 0):
+    for done, logs in ((2, 1), (0, 2), (0, 3), (0, 3)):  # the fourth time there is nothing left to try
         summary = run(wanted, cube, workers=1)
-        assert summary.cells == left
-        assert list(summary.failed.values()) == ["ZeroDivisionError: nothing to divide by"] * bool(left)
+        assert (summary.done, summary.left) == (done, 0)
+        assert list(summary.failed.values()) == ["ZeroDivisionError: nothing to divide by"]
+        assert len(runs(cube)) == logs
+
+
+def test_fail_fast_stops_at_the_first_failure_and_the_rest_is_left(tmp_path, path, monkeypatch):
+    monkeypatch.setattr(worker, "compute", deadly.refuse)
+    wanted = asked(path, prompts={"a": ["lal", "one", "two", "three"]}, modes=["isolated"])
+    summary = run(wanted, tmp_path / "cube.zarr", workers=1, batch_size=1, fail_fast=True)
+    assert (len(summary.failed), summary.left) == (1, 3)
+    monkeypatch.undo()
+    assert run(wanted, tmp_path / "cube.zarr", workers=1).ok
+
+
+def test_the_log_says_who_did_what_and_how_a_run_ended(tmp_path, path, monkeypatch):
+    wanted, cube = asked(path), tmp_path / "cube.zarr"
+    summary = run(wanted, cube, workers=2, batch_size=2)
+    monkeypatch.setattr(worker, "compute", deadly.refuse_all)
+    with pytest.raises(CubeError, match="the disk is on fire"):
+        run(asked(path, seeds=[42, 43]), cube, workers=1)
+    first, second = runs(cube)
+    assert (first["state"], first["done"], first["cells"]) == ("finished", 6, 6)
+    assert second["state"] == "CubeError: the disk is on fire"
+    assert first["ended"] >= first["began"]
+    assert sum(row["cells"] for row in first["workers"]) == 6
+    assert sum(row["bytes"] for row in first["workers"]) == first["bytes"] == summary.stored > 0
+    for row in first["workers"]:
+        assert row["passes"] > 0
+        assert row["nodes"] >= row["passes"]
+        assert row["loads"] == 1
+        assert row["peak_bytes"] > 10**8
+    by_cell = tc.open_cube(cube).worker.sel(seed=42).values.ravel().tolist()
+    assert {row["worker"]: by_cell.count(row["worker"]) for row in first["workers"]} == {
+        row["worker"]: row["cells"] for row in first["workers"]
+    }
 
 
 def test_followers_that_had_to_travel_alone_come_after_their_leader(tmp_path, path):

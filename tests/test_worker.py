@@ -7,7 +7,7 @@ import tempocube as tc
 from runs import grid
 from tempocube.capture import model as models
 from tempocube.capture import worker
-from tempocube.dataset.schema import DONE, FAILED
+from tempocube.dataset.schema import DONE
 from tempocube.dataset.store import Driver
 from tempocube.dataset.verify import verify
 from tempocube.errors import CubeError
@@ -24,6 +24,10 @@ def fresh(monkeypatch):
     monkeypatch.setattr(worker, "_models", {})
 
 
+def job(path):
+    return worker.Job(path, models.facts(path).sha256)
+
+
 def driver(where, path, **options):
     return Driver(where, grid(**options), models.facts(path), 64)
 
@@ -31,14 +35,13 @@ def driver(where, path, **options):
 def test_a_batch_goes_into_the_cube_and_is_not_done_twice(tmp_path, path):
     with driver(tmp_path / "cube.zarr", path) as run:
         tasks = run.todo()
-        sha = models.facts(path).sha256
-        first = worker.compute(path, sha, tasks[:4])
-        second = worker.compute(path, sha, tasks)
+        first = worker.compute(job(path), tasks[:4])
+        second = worker.compute(job(path), tasks)
         assert (first.cells, first.skipped, second.cells, second.skipped) == (4, 0, len(tasks) - 4, 4)
         assert first.loads == second.loads == 1
         assert first.passes > 0
         assert first.peak_bytes > 10**8
-        assert worker.compute(path, sha, tasks).passes == 0
+        assert worker.compute(job(path), tasks).passes == 0
         run.fold()
         assert (run.ledger.status() == DONE).all()
     assert verify(tmp_path / "cube.zarr").ok
@@ -48,16 +51,15 @@ def test_a_batch_goes_into_the_cube_and_is_not_done_twice(tmp_path, path):
 def test_a_follower_finds_its_leader_in_the_index_or_in_its_receipt(tmp_path, path, folded):
     options = {"replay": "isolated", "temperature": 0.7, "prune": {"threshold": 0.05}}
     with driver(tmp_path / "cube.zarr", path, **options) as run:
-        sha = models.facts(path).sha256
         tasks = run.todo()
         leaders = [task for task in tasks if not task.cell.replay]
         followers = [task for task in tasks if task.cell.replay]
-        with pytest.raises(CubeError, match="leads others and is not done; run it first"):
-            worker.compute(path, sha, followers)
-        worker.compute(path, sha, leaders)
+        with pytest.raises(worker.NoLeaderError, match="mode=isolated, which this cell follows, is not done"):
+            worker.compute(job(path), followers)
+        worker.compute(job(path), leaders)
         if folded:
             run.fold()
-        worker.compute(path, sha, followers)
+        worker.compute(job(path), followers)
     cube = tc.open_cube(tmp_path / "cube.zarr")
     for name in ("token", "pruned_at", "slot_step"):
         one, other = (cube[name].sel(mode=mode).values for mode in ("isolated", "visible"))
@@ -66,13 +68,4 @@ def test_a_follower_finds_its_leader_in_the_index_or_in_its_receipt(tmp_path, pa
 
 def test_other_files_than_the_drivers_are_refused(tmp_path, path):
     with driver(tmp_path / "cube.zarr", path) as run, pytest.raises(CubeError, match="has other files"):
-        worker.compute(path, "0" * 64, run.todo()[:1])
-
-
-def test_a_cell_that_is_given_up_says_why(tmp_path, path):
-    with driver(tmp_path / "cube.zarr", path) as run:
-        task = run.todo()[0]
-        worker.give_up(task, "it was too much")
-        run.fold()
-        row = run.cube.row(task.index)
-        assert (row["status"], row["error"], row["worker"]) == (FAILED, "it was too much", worker.name())
+        worker.compute(worker.Job(path, "0" * 64), run.todo()[:1])

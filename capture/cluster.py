@@ -1,0 +1,121 @@
+"""Where a run's workers are: processes on this machine, or those of a scheduler at an address."""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+import psutil
+from distributed import Client, LocalCluster, Worker, WorkerPlugin
+
+from ..errors import BadInput, RunError
+
+ANSWERS_WITHIN = 10  # seconds that a scheduler has to say that it is there
+
+
+class Setup(WorkerPlugin):
+    """What a worker process needs before its first batch; the model itself is loaded by that batch.
+
+    An MLX array belongs to the thread that made it, so nothing of the model may happen here.
+    """
+
+    name = "tempocube"
+
+    def __init__(self, *, local: bool, devices: int) -> None:
+        self.local, self.devices = local, devices
+
+    def setup(self, worker: Worker) -> None:
+        """Before any work, also in a worker that joins later or is started again."""
+        if not self.local:
+            return
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal; the driver tells us
+        if self.devices > 1:
+            os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(int(worker.name) % self.devices))
+
+
+@contextmanager
+def local(workers: int, devices: int, patience: float) -> Iterator[Client]:
+    """So many processes on this machine, which share its cores."""
+    cores = int(os.environ.get("OPENBLAS_NUM_THREADS") or (os.cpu_count() or 1) // workers)
+    settings = {
+        "distributed.scheduler.allowed-failures": 0,  # a batch that kills is split, not sent to the next one
+        "distributed.scheduler.worker-ttl": f"{max(patience, 30):.0f} s",
+        "distributed.worker.multiprocessing-method": "spawn",
+        "distributed.comm.timeouts.connect": "60 s",  # a machine under load is slow to start processes
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=max(1, cores),
+            processes=True,
+            memory_limit=0,
+            dashboard_address="127.0.0.1:0",  # any free port: others may run Dask here too
+            silence_logs="CRITICAL",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        client.register_plugin(Setup(local=True, devices=devices))
+        yield client
+
+
+@contextmanager
+def remote(scheduler: str) -> Iterator[Client]:
+    """The workers, now or later, of a scheduler that somebody has started."""
+    try:
+        client = Client(scheduler, timeout=ANSWERS_WITHIN)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"--scheduler: no scheduler answers at {scheduler} ({error})") from error
+    with client:
+        try:
+            client.register_plugin(Setup(local=False, devices=0))
+        except ImportError as error:
+            raise RunError(f"the workers of {scheduler} have no tempocube: {error}") from error
+        yield client
+
+
+def devices() -> int:
+    """GPUs that MLX can use here."""
+    import mlx.core as mx  # late: whoever only asks for the cluster's workers needs no MLX
+
+    return int(mx.device_count(mx.gpu))
+
+
+def free_here() -> int:
+    """Bytes of memory that are free on this machine."""
+    return int(psutil.virtual_memory().available)
+
+
+def free_there(client: Client) -> tuple[int, int]:
+    """Workers there are, and bytes free for all if each had what the poorest has."""
+    free: dict[str, int] = client.run(free_here)
+    hosts = Counter(address.rsplit(":", 1)[0] for address in free)
+    each = min(size // hosts[address.rsplit(":", 1)[0]] for address, size in free.items())
+    return len(free), each * len(free)
+
+
+def dashboard(client: Client) -> str:
+    """Address of the page that shows what the workers do."""
+    try:
+        return str(client.dashboard_link or "")
+    except (KeyError, AttributeError, ValueError):
+        return ""
+
+
+def memory_used() -> float:
+    """Share of this machine's memory that is in use."""
+    return float(psutil.virtual_memory().percent) / 100
+
+
+def cores_of_worker() -> int | None:
+    """Cores that the worker around us may use; None outside of one."""
+    from distributed import get_worker
+
+    try:
+        found: Any = get_worker()
+    except ValueError:
+        return None
+    return int(found.state.nthreads)
