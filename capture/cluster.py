@@ -3,17 +3,20 @@
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dask
 import psutil
-from distributed import Client, LocalCluster, Worker, WorkerPlugin
+from distributed import Client, LocalCluster, Status, Worker, WorkerPlugin
 
 from ..errors import BadInput, RunError
 
 ANSWERS_WITHIN = 10  # seconds that a scheduler has to say that it is there
+SILENCE = 30.0  # seconds without a heartbeat, at the least, before a worker is taken for dead
 
 
 class Setup(WorkerPlugin):
@@ -36,20 +39,30 @@ class Setup(WorkerPlugin):
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(int(worker.name) % self.devices))
 
 
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """A way to the workers, and what to call now and then so that those that died are replaced."""
+
+    client: Client
+    mend: Callable[[], None] = lambda: None
+    ours: bool = False  # started by this run: if none is there, none will come
+
+
 @contextmanager
-def local(workers: int, devices: int, patience: float) -> Iterator[Client]:
+def local(workers: int, devices: int, patience: float) -> Iterator[Workers]:
     """So many processes on this machine, which share its cores."""
     cores = int(os.environ.get("OPENBLAS_NUM_THREADS") or (os.cpu_count() or 1) // workers)
     settings = {
         "distributed.scheduler.allowed-failures": 0,  # a batch that kills is split, not sent to the next one
-        "distributed.scheduler.worker-ttl": f"{max(patience, 30):.0f} s",
+        "distributed.scheduler.worker-ttl": f"{max(patience, SILENCE):.0f} s",
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.comm.timeouts.connect": "60 s",  # a machine under load is slow to start processes
+        "distributed.deploy.lost-worker-timeout": "5 s",  # to come back in, before it is started anew
     }
     with (
         dask.config.set(settings),
         LocalCluster(
-            n_workers=workers,
+            n_workers=0,  # one that dies while it starts would take the cluster with it
             threads_per_worker=max(1, cores),
             processes=True,
             memory_limit=0,
@@ -59,11 +72,20 @@ def local(workers: int, devices: int, patience: float) -> Iterator[Client]:
         Client(cluster) as client,
     ):
         client.register_plugin(Setup(local=True, devices=devices))
-        yield client
+        cluster.scale(workers)
+        yield Workers(client, partial(cluster.sync, _mend, cluster, workers), ours=True)
+
+
+async def _mend(cluster: LocalCluster, workers: int) -> None:
+    """Start anew whom Dask has given up: its own restarts end with a worker that dies while it starts."""
+    given_up = (Status.closed, Status.failed)
+    for name in [name for name, nanny in cluster.workers.items() if nanny.status in given_up]:
+        del cluster.workers[name]
+    cluster.scale(workers)
 
 
 @contextmanager
-def remote(scheduler: str) -> Iterator[Client]:
+def remote(scheduler: str) -> Iterator[Workers]:
     """The workers, now or later, of a scheduler that somebody has started."""
     try:
         client = Client(scheduler, timeout=ANSWERS_WITHIN)
@@ -74,7 +96,7 @@ def remote(scheduler: str) -> Iterator[Client]:
             client.register_plugin(Setup(local=False, devices=0))
         except ImportError as error:
             raise RunError(f"the workers of {scheduler} have no tempocube: {error}") from error
-        yield client
+        yield Workers(client)
 
 
 def devices() -> int:

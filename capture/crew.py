@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distributed import Client, Future, KilledWorker
+from distributed import Future, KilledWorker
 
 from ..dataset.cube import Index
 from ..dataset.schema import FAILED, QUARANTINED
 from ..dataset.store import Task
 from ..errors import DamagedError, RunError, TempoError
+from .cluster import Workers
 from .plan import halves
 
 MOST_KILLS = 2  # workers that a cell may take down while alone
+STARTING = 60.0  # seconds that a worker process may take to come up
+MEND = 3.0  # seconds between looks whether workers have to be started anew
 TICK = 0.5  # seconds after which the crew looks up when nothing comes in
 
 Batch = tuple[Task, ...]
@@ -60,8 +63,10 @@ class _Sent:
 class Crew:
     """The workers of a cluster at one kind of work: a function of a batch that every worker can import."""
 
-    def __init__(self, client: Client, work: Callable[..., Any], *arguments: Any, patience: float) -> None:
-        self._client, self._work, self._arguments, self._patience = client, work, arguments, patience
+    def __init__(self, there: Workers, work: Callable[..., Any], *arguments: Any, patience: float) -> None:
+        self._client, self._mend, self._ours = there.client, there.mend, there.ours
+        self._work, self._arguments, self._patience = work, arguments, patience
+        self._mended = self._seen = time.monotonic()
         self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._left: deque[Batch] = deque()
         self._sent: dict[str, _Sent] = {}  # by worker
@@ -112,6 +117,14 @@ class Crew:
             self.workers = tuple(self._client.nthreads())
         except OSError as error:
             raise RunError(f"the scheduler went away ({error}); the same command goes on") from error
+        now = time.monotonic()
+        if self.workers:
+            self._seen = now
+        elif self._ours and now - self._seen > max(self._patience, STARTING):
+            raise RunError(f"no worker could be kept alive for {now - self._seen:.0f} s")
+        if now - self._mended > MEND:
+            self._mend()
+            self._mended = now
         for worker in [worker for worker in self._sent if worker not in self.workers]:
             sent = self._sent[worker]
             if sent.future.status == "pending":

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
-from distributed import Client
 
 from ..dataset.cube import Index
 from ..dataset.grid import Grid
@@ -18,6 +17,7 @@ from ..dataset.store import Driver, Task
 from ..errors import BadInput, CubeError
 from . import cluster, worker
 from . import model as models
+from .cluster import Workers
 from .crew import Came, Crew, GivenUp, Lost
 from .crosscheck import sample
 from .plan import Needs, Plan, planned
@@ -75,21 +75,21 @@ class Session:
         self.state = replace(self.state, asked=len(tasks))
         if not (work := tasks or self._unchecked()):
             return
-        with self._logged(), self._workers(work) as (client, plan):
-            self.state = replace(self.state, dashboard=cluster.dashboard(client))
+        with self._logged(), self._workers(work) as (there, plan):
+            self.state = replace(self.state, dashboard=cluster.dashboard(there.client))
             for _ in range(ROUNDS):
                 if tasks and not self.stopped:
-                    self._capture(client, plan.batches)
+                    self._capture(there, plan.batches)
                     mine = {task.index for task in tasks}
                     tasks = [
                         task for task in self.driver.todo() if task.index in mine and self._pending(task)
                     ]
                     plan = replace(plan, batches=tuple((task,) for task in tasks))
             if not self.stopped and (again := self._unchecked()):
-                self._cross_check(client, again)
+                self._cross_check(there, again)
 
     @contextmanager
-    def _workers(self, tasks: list[Task]) -> Iterator[tuple[Client, Plan]]:
+    def _workers(self, tasks: list[Task]) -> Iterator[tuple[Workers, Plan]]:
         """Workers for these tasks, and how the tasks are spread over them."""
         asked, devices = self.options, cluster.devices()
         spread = partial(
@@ -103,18 +103,18 @@ class Session:
         if asked.scheduler is None:
             slots = devices or os.cpu_count() or 1
             plan = spread(free=cluster.free_here(), slots=slots, workers=asked.workers)
-            with cluster.local(plan.workers, devices, asked.patience) as client:
-                yield client, plan
+            with cluster.local(plan.workers, devices, asked.patience) as there:
+                yield there, plan
             return
-        with cluster.remote(asked.scheduler) as client:
-            if not client.nthreads():
+        with cluster.remote(asked.scheduler) as there:
+            if not there.client.nthreads():
                 self._say("waiting", f"no worker has joined {asked.scheduler} yet; waiting")
-                client.wait_for_workers(1)
-            slots, free = cluster.free_there(client)
-            yield client, spread(free=free, slots=slots, workers="auto")
+                there.client.wait_for_workers(1)
+            slots, free = cluster.free_there(there.client)
+            yield there, spread(free=free, slots=slots, workers="auto")
 
-    def _capture(self, client: Client, batches: Sequence[tuple[Task, ...]]) -> None:
-        crew = Crew(client, worker.compute, self.job, patience=self.job.patience)
+    def _capture(self, there: Workers, batches: Sequence[tuple[Task, ...]]) -> None:
+        crew = Crew(there, worker.compute, self.job, patience=self.job.patience)
         self._say("running")
         for event in crew.through(batches):
             name = self.driver.cube.name
@@ -161,13 +161,13 @@ class Session:
         self.stopped |= self.options.fail_fast
         self._say(self.state.stage, f"{self.driver.cube.name(index)}: {why}")
 
-    def _cross_check(self, client: Client, tasks: list[Task]) -> None:
+    def _cross_check(self, there: Workers, tasks: list[Task]) -> None:
         """Capture a sample again and put the differences into the cube; a cell that differs has failed."""
         self.state = replace(self.state, asked=len(tasks), done=0)
         self._say("cross-checking")
-        size = max(1, min(CHECKED_TOGETHER, -(-len(tasks) // max(1, len(client.nthreads())))))
+        size = max(1, min(CHECKED_TOGETHER, -(-len(tasks) // max(1, len(there.client.nthreads())))))
         batches = [tuple(tasks[start : start + size]) for start in range(0, len(tasks), size)]
-        crew = Crew(client, worker.compare, self.job, patience=self.job.patience)
+        crew = Crew(there, worker.compare, self.job, patience=self.job.patience)
         for event in crew.through(batches):
             match event:
                 case Came(_, report):

@@ -2,10 +2,13 @@
 
 import os
 import re
+import resource
 import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import psutil
 
 from tempocube.capture import worker
 from tempocube.dataset.store import Task
@@ -47,8 +50,12 @@ def hang(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
 def exhaust(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
     """The prompt `lal` takes more memory than its worker may have."""
     if any(task.cell.prompt == "lal" for task in tasks):
-        kept = [bytearray(1 << 30) for _ in range(1000)]
-        return worker.Report(str(len(kept)), "", 0, 0, 0, 0, 0.0, 0, 0)
+        used = psutil.Process().memory_info().vms
+        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), resource.RLIM_INFINITY))
+        try:
+            return worker.Report(str(len(bytearray(1 << 34))), "", 0, 0, 0, 0, 0.0, 0, 0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return worker.compute(job, tasks)
 
 
@@ -62,3 +69,12 @@ def slowly(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
 def refuse_all(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
     """What is wrong is not about a cell."""
     raise CubeError("the disk is on fire")
+
+
+def stop_once(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
+    """The first worker of a run stands still, all of it, before it begins."""
+    stopped = Path(tasks[0].url) / "stopped"
+    if not stopped.exists():
+        stopped.touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return worker.compute(job, tasks)
