@@ -19,6 +19,12 @@ class DamagedError(CubeError):
     """Something stored that is not, or no longer, what was written."""
 
 
+class NoSpaceError(CubeError):
+    """A store that is full: nothing is wrong with what was asked, and nothing is lost."""
+
+    exit_code = 1
+
+
 class LeaseError(TempoError):
     """Another driver holds the cube, or this one has lost it."""
 

@@ -1,10 +1,11 @@
 """Where a run's workers are: processes on this machine, or those of a scheduler at an address."""
 
+import logging
 import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import dask
 import psutil
 from distributed import Client, LocalCluster, Status, Worker, WorkerPlugin
+from distributed.utils import silence_logging_cmgr
 
 from ..errors import BadInput, RunError
 
@@ -87,11 +89,13 @@ async def _mend(cluster: LocalCluster, workers: int) -> None:
 @contextmanager
 def remote(scheduler: str) -> Iterator[Workers]:
     """The workers, now or later, of a scheduler that somebody has started."""
-    try:
-        client = Client(scheduler, timeout=ANSWERS_WITHIN)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"--scheduler: no scheduler answers at {scheduler} ({error})") from error
-    with client:
+    with ExitStack() as stack:
+        for logger in ("distributed", "distributed.client"):  # that it went away is told in one line
+            stack.enter_context(silence_logging_cmgr(logging.CRITICAL, logger))
+        try:
+            client = stack.enter_context(Client(scheduler, timeout=ANSWERS_WITHIN))
+        except (OSError, ValueError) as error:
+            raise BadInput(f"--scheduler: no scheduler answers at {scheduler} ({error})") from error
         try:
             client.register_plugin(Setup(local=False, devices=0))
         except ImportError as error:

@@ -20,7 +20,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import ObjectStore as ZarrStore
 from zarr.storage import WrapperStore
 
-from ..errors import BadInput, CubeError
+from ..errors import BadInput, CubeError, NoSpaceError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -231,4 +231,5 @@ def _refused(place: Place, doing: str, error: BaseException) -> CubeError:
         "os error 30": "the file system is read-only",
     }
     cause = next((told for sign, told in causes.items() if sign in text), _first_line(error))
-    return CubeError(f"{place}: {doing} failed: {cause}")
+    kind = NoSpaceError if "make room" in cause else CubeError
+    return kind(f"{place}: {doing} failed: {cause}")
