@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -62,6 +63,7 @@ def local(workers: int, devices: int, patience: float) -> Iterator[Workers]:
         "distributed.deploy.lost-worker-timeout": "5 s",  # to come back in, before it is started anew
     }
     with (
+        _without_main(),
         dask.config.set(settings),
         LocalCluster(
             n_workers=0,  # one that dies while it starts would take the cluster with it
@@ -76,6 +78,18 @@ def local(workers: int, devices: int, patience: float) -> Iterator[Workers]:
         client.register_plugin(Setup(local=True, devices=devices))
         cluster.scale(workers)
         yield Workers(client, partial(cluster.sync, _mend, cluster, workers), ours=True)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Spawned processes would run the user's script anew, guard or no guard; ours need nothing of it."""
+    main = vars(sys.modules["__main__"])
+    kept = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(kept)
 
 
 async def _mend(cluster: LocalCluster, workers: int) -> None:

@@ -1,7 +1,8 @@
 """Which cells go through the model together, on how many workers, in how much memory each."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, takewhile
 
 from ..dataset.cell import Cell
 from ..dataset.store import Task
@@ -46,7 +47,8 @@ def planned(
     `needs` says how many bytes tasks need together: see `memory.needed`.
     """
     most = None if batch_size == "auto" else _number("batch_size", batch_size)
-    smallest = max(needs([task]) for task in tasks)
+    alike = {replace(task.cell, seed=0): task for task in tasks}  # a seed needs no memory of its own
+    smallest = max(needs([task]) for task in alike.values())
     each = PROCESS + weights + smallest
     if workers == "auto":
         count = max(1, min(slots, len(tasks), int(SHARE * free / each)))
@@ -66,16 +68,27 @@ def batches(
     groups = _together(tasks)
     fair = min(MOST_CELLS, -(-len(tasks) // workers))
     limit = most if most is not None else max(fair, *map(len, groups), 1)
-    made: list[list[Task]] = []
-    for group in groups:
-        joined = [*made[-1], *group] if made else []
-        if joined and len(joined) <= limit and needs(joined) <= room:
-            made[-1] = joined
-        elif len(group) <= limit and needs(group) <= room:
-            made.append(list(group))
+    made: list[tuple[Task, ...]] = []
+    while groups:
+        count = _within(groups, limit)
+        while count > 1 and needs(_joined(groups[:count])) > room:
+            count //= 2
+        batch, groups = _joined(groups[:count]), groups[count:]
+        if len(batch) <= limit and needs(batch) <= room:
+            made.append(batch)
         else:  # cell by cell: a follower can read its leader's track from the cube
-            made += [[task] for task in leaders_first(group)]
-    return [tuple(batch) for batch in made]
+            made += [(task,) for task in leaders_first(batch)]
+    return made
+
+
+def _within(groups: Sequence[Sequence[Task]], limit: int) -> int:
+    """How many groups, from the first on, have so many tasks together; one at the least."""
+    sums = accumulate(map(len, groups))
+    return max(1, sum(1 for _ in takewhile(lambda size: size <= limit, sums)))
+
+
+def _joined(groups: Sequence[Sequence[Task]]) -> tuple[Task, ...]:
+    return tuple(task for group in groups for task in group)
 
 
 def leaders_first(tasks: Sequence[Task]) -> list[Task]:

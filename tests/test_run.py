@@ -1,5 +1,7 @@
 """A grid on Dask workers: the same cube however it is spread, and after accidents."""
 
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 import deadly
 import tempocube as tc
-from runs import grid
+from runs import PROMPTS, grid
 from tempocube.capture import worker
 from tempocube.capture.run import run
 from tempocube.dataset.cube import Cube
@@ -41,9 +43,17 @@ def test_layers_1_2_and_3_give_the_same_content(tmp_path, path):
     for of_worker, workers in zip(loads, (1, 2, 2), strict=True):
         assert len(of_worker) <= workers
         assert set(of_worker.values()) == {1}
+    shuffled = asked(path, temperature=0.7, seeds=[2, 1], prompts={"a": PROMPTS[::-1]})
+    run(shuffled, tmp_path / "shuffled", workers=2, batch_size=1)
+    cubes.append(
+        tc.open_cube(tmp_path / "shuffled").load().isel(prompt=slice(None, None, -1)).sel(seed=[1, 2])
+    )
     for other in cubes[1:]:
-        assert (other.path_digest == cubes[0].path_digest).all()
+        np.testing.assert_array_equal(other.prompt_text, cubes[0].prompt_text)
+        np.testing.assert_array_equal(other.path_digest, cubes[0].path_digest)
         np.testing.assert_allclose(other.attention, cubes[0].attention, atol=1e-5)
+    for alone in (cubes[1], cubes[3]):  # the same company, none, and the same threads: the same bits
+        np.testing.assert_array_equal(alone.digest, cubes[0].digest)
 
 
 def test_a_run_goes_on_where_it_stopped_and_ends_at_once_when_nothing_is_left(tmp_path, path):
@@ -128,6 +138,17 @@ def test_followers_that_had_to_travel_alone_come_after_their_leader(tmp_path, pa
     cube = tc.open_cube(tmp_path / "cube.zarr")
     one, other = (cube.token.sel(mode=mode).values for mode in ("isolated", "visible"))
     np.testing.assert_array_equal(one, other)
+
+
+def test_a_script_needs_no_main_guard(tmp_path, path):
+    script = tmp_path / "script.py"
+    options = {"model": path, "prompts": {"a": ["lal"]}, "max_tokens": 2}
+    script.write_text(
+        f"import tempocube as tc\ngrid = tc.Grid.from_dict({options!r})\n"
+        f"print(tc.run(grid, {str(tmp_path / 'cube.zarr')!r}, workers=1).done, __file__)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, f"2 {script}\n"), done.stderr
 
 
 @pytest.mark.parametrize("workers", [0, -1, "many", 1.5])
