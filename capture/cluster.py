@@ -83,8 +83,8 @@ def local(workers: int, devices: int, patience: float) -> Iterator[Workers]:
 @contextmanager
 def _without_main() -> Iterator[None]:
     """Spawned processes would run the user's script anew, guard or no guard; ours need nothing of it."""
-    main = vars(sys.modules["__main__"])
-    kept = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    main: dict[str, Any] = vars(sys.modules["__main__"])
+    kept: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
     main["__spec__"] = None
     try:
         yield

@@ -1,10 +1,13 @@
 """`tempo-stats`: what a cube says, and whether it can be believed."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ..capture.words import in_bytes
 from . import console
 
 app = typer.Typer(
@@ -42,6 +45,43 @@ def verify(cube: CubeArg, as_json: Json = False, debug: Debug = False) -> None:
         if len(lines) > MOST_LINES:
             console.say(f"... and {len(lines) - MOST_LINES} more; --json lists all")
     raise typer.Exit(console.FINE if verdict.ok else console.SOME_FAILED)
+
+
+@app.command()
+def runs(cube: CubeArg, as_json: Json = False, debug: Debug = False) -> None:
+    """Who ran what when: every run, with its workers, model loads, passes, nodes, bytes and memory."""
+    from ..dataset.cube import Cube
+    from ..dataset.runlog import runs as records
+
+    found = records(Cube.open(cube).place)
+    if as_json:
+        console.say_json(found)
+        return
+    console.say("\n".join(line for record in found for line in _run(record)) or "no run has left a record")
+
+
+def _run(record: Mapping[str, Any]) -> list[str]:
+    """A run in a line, and each of its workers in one."""
+    driver = record.get("driver", {})
+    lines = [
+        f"{record['began'][:19]}  {record['grid']}: {record.get('done', 0)} of {record['cells']} cells, "
+        f"{record['state']}; {record['host']}, tempocube {record['versions']['tempocube']}, "
+        f"driver {driver.get('cpu_seconds', 0):.1f} s of CPU, {in_bytes(driver.get('peak_bytes', 0))}"
+    ]
+    for row in record.get("workers", ()):
+        lines.append(
+            f"  {row['worker']}: {row['cells']} cells, {row['loads']} model load{'s' * (row['loads'] != 1)}, "
+            f"{row['passes']} passes, {row['nodes']} nodes, {row['seconds']:.1f} s, {in_bytes(row['bytes'])} "
+            f"written, at most {in_bytes(row['peak_bytes'])} of memory"
+        )
+    lines += [
+        f"  {loss['at'][:19]}  {loss['cells']} cells: {loss['why']}" for loss in record.get("losses", ())
+    ]
+    if cross := record.get("cross_check"):
+        known = {name: cross[name] for name in ("attention", "logprob", "kl") if not math.isnan(cross[name])}
+        apart = ", ".join(f"{name} {value:.1e}" for name, value in known.items())
+        lines.append(f"  cross-checked {cross['cells']}: at most {apart} apart")
+    return lines
 
 
 def main() -> NoReturn:

@@ -1,7 +1,6 @@
-"""`make demo`: from a grid file to a cube that verifies, as far as tempocube goes today.
+"""`make demo`: from a grid to a cube that verifies, as far as tempocube goes today.
 
-The experiments are real: the embedded model runs them, all hundred in one forward pass a step. The command
-that spreads a grid over workers comes next; until then this does in one process what each worker will do.
+The experiments are real: workers run the embedded model on all hundred of them.
 """
 
 import shutil
@@ -12,9 +11,6 @@ from pathlib import Path
 import numpy as np
 
 import tempocube as tc
-from tempocube.capture import engine, selftest
-from tempocube.capture.wanted import Wanted
-from tempocube.dataset.store import Driver
 
 CUBE = Path("demo.zarr")
 
@@ -25,26 +21,11 @@ def show(*command: str) -> None:
     subprocess.run([str(Path(sys.executable).with_name(command[0])), *command[1:]], check=True)
 
 
-def fill(grid: tc.Grid) -> engine.Work:
-    """Run a grid into the cube."""
-    model = selftest.load(grid.model)
-    longest = max(len(model.prompt_tokens(text)) for text in grid.prompt_texts)
-    wanted = Wanted.of(grid.capture, grid.storage, model.facts)
-    with Driver(CUBE, grid, model.facts, longest) as run:
-        tasks = run.todo()
-        return engine.capture(
-            model, [t.cell for t in tasks], [t.writer() for t in tasks], wanted, worker="demo"
-        )
-
-
 def main() -> None:
     """Plan the grid, run it, verify the cube, read it."""
     show("tempo-capture", "seeds100-sampled", "--dry-run")
-
     shutil.rmtree(CUBE, ignore_errors=True)
-    work = fill(tc.Grid.load("seeds100-sampled"))
-    print(f"\n100 experiments are in {CUBE}: {work.passes} forward passes over {work.nodes} tokens,", end=" ")
-    print(f"{work.seconds:.1f} s with writing")
+    show("tempo-capture", "seeds100-sampled", "-o", str(CUBE), "--cross-check", "0.1")
     show("tempo-stats", "verify", str(CUBE))
 
     cube = tc.open_cube(CUBE)
