@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import BadInput
-from .pace import Pace, amount, counted, details
+from .pace import Pace, counted, details
 from .progress import State, Watch
+from .words import shown
 
 NEWS = 20  # lines that a notebook's box keeps
 SHARE, SECONDS = 0.1, 30.0  # a log gets a line when this much more is through and so long has passed
@@ -48,12 +49,6 @@ def interactive() -> bool:
     return console.file.isatty() and not console.is_dumb_terminal
 
 
-def shown(text: str, encoding: str = "utf-8") -> str:
-    """Text for a screen: what it cannot show, or would obey, is spelled."""
-    spelled = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
-    return spelled.encode(encoding, "backslashreplace").decode(encoding)
-
-
 class _Stderr(Console):
     """A console whose reader may go away without stopping the run."""
 
@@ -65,7 +60,7 @@ class _Stderr(Console):
 
     def tell(self, text: str) -> None:
         """A line of its own, whatever is in the text."""
-        self.print(shown(" ".join(text.splitlines()), self.encoding), markup=False)
+        self.print(shown(" ".join(text.splitlines())), markup=False)
 
 
 def _announced(tell: Callable[[str], None]) -> Callable[[State], None]:
@@ -95,7 +90,7 @@ def _lines(console: _Stderr) -> Watch:
         more = through - last[0] >= max(1, SHARE * state.asked) and state.seconds - last[1] >= SECONDS
         if began or more:
             last = through, state.seconds
-            console.tell(f"{state.stage}: {counted(state)}" + ("" if began else f", {details(state, pace)}"))
+            console.tell(f"{state.stage}: {counted(state)}, {details(state, pace)}")
 
     return watch
 
@@ -117,12 +112,12 @@ def _bar(console: _Stderr) -> Iterator[Watch]:
 
 
 def _drawn(state: State, pace: Pace) -> Group:
-    bar = ProgressBar(total=max(1, state.asked), completed=pace.through(state))
+    bar = ProgressBar(total=max(1, state.asked), completed=pace.through(state), finished_style="green")
     row = Table.grid(padding=(0, 1), expand=True)
     row.add_column(no_wrap=True)
     row.add_column(ratio=1)
     row.add_column(no_wrap=True)
-    row.add_row(state.stage, bar, amount(state))
+    row.add_row(state.stage, bar, f"{state.done:,}/{state.asked:,}")
     return Group(row, Text(details(state, pace), no_wrap=True, overflow="ellipsis", style="dim"))
 
 

@@ -10,9 +10,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..capture.words import shown
 from ..errors import TempoError
 
 FINE, SOME_FAILED, BAD_INPUT = 0, 1, 2
+INTERRUPTED = 130  # what typer gives back after Ctrl-C
 
 UsageError: Any = typer.BadParameter.__base__  # click's, which typer carries under a private name
 
@@ -24,14 +26,8 @@ class _Console(Console):
         raise BrokenPipeError
 
     def print(self, *objects: Any, **how: Any) -> None:
-        super().print(*(_shown(each) if isinstance(each, str) else each for each in objects), **how)
-
-
-def _shown(text: str) -> str:
-    spelled = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
-    return spelled.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(
-        sys.stdout.encoding or "utf-8"
-    )
+        encoding = sys.stdout.encoding or "utf-8"
+        super().print(*(shown(each, encoding) if isinstance(each, str) else each for each in objects), **how)
 
 
 out = _Console(highlight=False, soft_wrap=True)
@@ -53,9 +49,8 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FINE)
-    except KeyboardInterrupt:
-        err.print(f"{name}: stopped")
-        sys.exit(SOME_FAILED)
+    except (KeyboardInterrupt, typer.Abort):
+        _stop(name)
     except UsageError as error:
         if debug:
             raise
@@ -68,7 +63,14 @@ def run(app: typer.Typer, name: str) -> NoReturn:
             f"{name}: {type(error).__name__}: {error}; --debug shows where".replace("\n", " "), markup=False
         )
         sys.exit(SOME_FAILED)
+    if code == INTERRUPTED:
+        _stop(name)
     sys.exit(code or FINE)
+
+
+def _stop(name: str) -> NoReturn:
+    err.print(f"{name}: stopped")
+    sys.exit(SOME_FAILED)
 
 
 def _usage(error: Any) -> str:
@@ -84,7 +86,15 @@ def say(text: str) -> None:
 
 def say_json(value: Any) -> None:
     """The same for scripts."""
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    try:
+        print(json.dumps(value, indent=1, ensure_ascii=False))
+    except BrokenPipeError:  # without its number, by which typer would end with an error
+        raise BrokenPipeError from None
+
+
+def complain(text: str) -> None:
+    """One line beside the output, for people."""
+    err.print(text, markup=False)
 
 
 def with_progress(what: str, work: Callable[[Callable[[int, int], None]], Any]) -> Any:

@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from cubes import facts, fill, grid
+from tempocube.cli import console
 
 BIN = Path(sys.executable).parent
 
@@ -62,8 +64,10 @@ def test_a_dry_run_says_what_the_grid_asks_for(tmp_path):
     assert code == 0
     assert "cells        100 = 10 prompts x 5 seeds x 2 modes" in out
     assert "at most 100 after the prompt, in 10 sets" in out
+    assert "left         100 of 100 cells" in out
     code, out, _ = run("tempo-capture", "seeds100", "--dry-run", "--json", cwd=tmp_path)
-    assert json.loads(out)["cells"] == 100
+    plan = json.loads(out)
+    assert (plan["cells"], plan["forecast"]["cells"]) == (100, 100)
     assert os.listdir(tmp_path) == []
 
 
@@ -75,10 +79,38 @@ def test_presets_and_the_json_schema_can_be_listed():
     assert "threshold" in json.loads(out)["properties"]
 
 
-def test_there_is_no_engine_yet_and_the_command_says_so(tmp_path):
-    code, out, err = run("tempo-capture", "exp1", cwd=tmp_path)
-    assert (code, out) == (2, "")
-    assert "cannot run it from here" in err
+@pytest.mark.parametrize("word", ["--help", "--presets", "--print-schema"])
+def test_what_needs_no_model_imports_none(word, tmp_path):
+    code = f"""
+import sys
+from tempocube.cli.capture import app
+app([{word!r}], standalone_mode=False)
+sys.stderr.write(" ".join(name for name in ("mlx", "distributed", "zarr", "numpy") if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("word", ["--presets", "--print-schema"])
+def test_a_reader_that_goes_away_is_no_error(word):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([BIN / "tempo-capture", word], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_is_one_line_and_exit_code_1(monkeypatch, capsys):
+    app = typer.Typer()
+
+    @app.command()
+    def wait():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["tempo-wait"])
+    with pytest.raises(SystemExit) as left:
+        console.run(app, "tempo-wait")
+    assert (left.value.code, capsys.readouterr().err) == (1, "tempo-wait: stopped\n")
 
 
 def test_verify_says_what_is_wrong_and_exits_with_1(tmp_path):
