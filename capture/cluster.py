@@ -1,5 +1,6 @@
 """Where a run's workers are: processes on this machine, or those of a scheduler at an address."""
 
+import atexit
 import logging
 import os
 import signal
@@ -38,6 +39,7 @@ class Setup(WorkerPlugin):
         if not self.local:
             return
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal; the driver tells us
+        atexit.register(os._exit, 0)  # MLX's threads can abort a process that takes itself apart
         if self.devices > 1:
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(int(worker.name) % self.devices))
 

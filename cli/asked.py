@@ -49,7 +49,7 @@ def asked(name: str | None, options: Mapping[str, Any]) -> Grid:
     gone = {*typed, *(PROMPTS if typed.keys() & set(PROMPTS) else ())}
     kept = {key: value for key, value in file.options.items() if key not in gone}
     lines = {at: line for at, line in file.lines.items() if at[0] not in gone}
-    return _named(_Typed(file.name, kept | typed, file.folder, lines, typed), path.stem)
+    return Grid.from_source(_Typed(file.name, kept | typed, file.folder, lines, typed), path.stem)
 
 
 def _one_off(typed: Mapping[str, Any]) -> Grid:
@@ -57,13 +57,7 @@ def _one_off(typed: Mapping[str, Any]) -> Grid:
         raise BadInput(f"give a grid file, a preset ({', '.join(presets.names())}) or --prompt TEXT")
     prompts = typed.get("prompts", {}).get(CATEGORY)
     name = prompts[0] if prompts else Path(typed["prompts_file"][0]).stem
-    return _named(_Typed("the command line", typed, Path(), {}, typed), _slug(name))
-
-
-def _named(source: Source, name: str) -> Grid:
-    grid = Grid._checked(source)
-    grid.__dict__["name"] = name
-    return grid
+    return Grid.from_source(_Typed("the command line", typed, Path(), {}, typed), _slug(name))
 
 
 def _value(key: str, given: Any) -> Any:

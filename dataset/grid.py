@@ -127,26 +127,28 @@ class Grid(Options):
             hint = did_you_mean(path.name, presets.names())
             listed = ", ".join(presets.names())
             raise BadInput(f"{grid}: no such grid file or preset{hint}; presets: {listed}")
-        loaded = cls._checked(gridfile.read(path))
-        loaded.__dict__["name"] = path.stem
-        return loaded
+        return cls.from_source(gridfile.read(path), path.stem)
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any], source: str = "grid", folder: Path | None = None) -> Self:
         """The grid of a mapping in the grid file's syntax; `source` is what refusals call it."""
         if not isinstance(options, Mapping):
             raise BadInput(f"{source}: must be a mapping of options (got {gridfile.shown(options)})")
-        return cls._checked(Source(source, options, folder))
+        return cls.from_source(Source(source, options, folder))
 
     @classmethod
-    def _checked(cls, source: Source) -> Self:
+    def from_source(cls, source: Source, name: str | None = None) -> Self:
+        """The grid of options that know where they come from, so that refusals can say it."""
         given = dict(source.options)
         if given.pop("prompts_file", None) is not None:
             given.setdefault("prompts", None)
         try:
-            return cls.model_validate(given, context=source)
+            made = cls.model_validate(given, context=source)
         except ValidationError as error:
             raise gridfile.refusal(source, error, cls) from None
+        if name is not None:
+            made.__dict__["name"] = name
+        return made
 
     @model_validator(mode="after")
     def _leader_is_run(self) -> Self:
