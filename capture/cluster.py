@@ -114,8 +114,9 @@ def remote(scheduler: str) -> Iterator[Workers]:
             raise BadInput(f"--scheduler: no scheduler answers at {scheduler} ({error})") from error
         try:
             client.register_plugin(Setup(local=False, devices=0))
-        except ImportError as error:
-            raise RunError(f"the workers of {scheduler} have no tempocube: {error}") from error
+        except Exception as error:
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise RunError(f"a worker of {scheduler} cannot work: {why}; each needs tempocube") from error
         yield Workers(client)
 
 
@@ -131,6 +132,14 @@ def free_here() -> int:
     return int(psutil.virtual_memory().available)
 
 
+def wait_for_one(client: Client) -> None:
+    """Until a worker has joined, however long that takes."""
+    try:
+        client.wait_for_workers(1)
+    except OSError as error:
+        raise RunError("the scheduler went away before a worker had joined it") from error
+
+
 def free_there(client: Client) -> tuple[int, int]:
     """Workers there are, and bytes free for all if each had what the poorest has."""
     free: dict[str, int] = client.run(free_here)
@@ -139,12 +148,9 @@ def free_there(client: Client) -> tuple[int, int]:
     return len(free), each * len(free)
 
 
-def dashboard(client: Client) -> str:
-    """Address of the page that shows what the workers do."""
-    try:
-        return str(client.dashboard_link or "")
-    except (KeyError, AttributeError, ValueError):
-        return ""
+def dashboard(there: Workers) -> str:
+    """Address of the page that shows what our workers do; who started others knows theirs."""
+    return str(there.client.dashboard_link or "") if there.ours else ""
 
 
 def memory_used() -> float:

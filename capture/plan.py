@@ -41,12 +41,15 @@ def planned(
     slots: int,
     workers: int | str = "auto",
     batch_size: int | str = "auto",
+    fair: int = MOST_CELLS,
 ) -> Plan:
     """Spread tasks over workers so that all fit into `free` bytes; `slots`: workers that could work at once.
 
+    `fair`: cells in a batch at most, unless `batch_size` says otherwise.
+
     `needs` says how many bytes tasks need together: see `memory.needed`.
     """
-    most = None if batch_size == "auto" else _number("batch_size", batch_size)
+    most = _number("batch_size", batch_size) if batch_size != "auto" else None
     alike = {replace(task.cell, seed=0): task for task in tasks}  # a seed needs no memory of its own
     smallest = max(needs([task]) for task in alike.values())
     each = PROCESS + weights + smallest
@@ -57,17 +60,23 @@ def planned(
     room = int(SHARE * free / count) - PROCESS - weights
     if room < smallest:
         raise BadInput(_too_much(count, weights, smallest, free))
-    made = tuple(batches(tasks, needs, room=room, workers=count, most=most))
+    made = tuple(batches(tasks, needs, room=room, workers=count, most=most, fair=fair))
     return Plan(made, count, weights, room, max(map(needs, made)), free)
 
 
 def batches(
-    tasks: Sequence[Task], needs: Needs, *, room: int, workers: int = 1, most: int | None = None
+    tasks: Sequence[Task],
+    needs: Needs,
+    *,
+    room: int,
+    workers: int = 1,
+    most: int | None = None,
+    fair: int = MOST_CELLS,
 ) -> list[tuple[Task, ...]]:
     """Batches of at most `most` cells (None: as many as serve all workers) that fit into `room` bytes."""
     groups = _together(tasks)
-    fair = min(MOST_CELLS, -(-len(tasks) // workers))
-    limit = most if most is not None else max(fair, *map(len, groups), 1)
+    share = min(fair, -(-len(tasks) // workers))
+    limit = most if most is not None else max(share, *map(len, groups), 1)
     made: list[tuple[Task, ...]] = []
     while groups:
         count = _within(groups, limit)

@@ -27,6 +27,7 @@ from .tally import Summary, Tally
 FOLD = 2.0  # seconds between looks for receipts
 LOG = 10.0  # seconds between writings of the run log
 ROUNDS = 2  # a cell whose receipt was not believed is done again in the same run
+MOST_ELASTIC = 32  # cells in a batch where workers may join later and want some
 CHECKED_TOGETHER = 8  # cells of a cross-check that a worker is given at a time
 
 
@@ -76,7 +77,7 @@ class Session:
         if not (work := tasks or self._unchecked()):
             return
         with self._logged(), self._workers(work) as (there, plan):
-            self.state = replace(self.state, dashboard=cluster.dashboard(there.client))
+            self.state = replace(self.state, dashboard=cluster.dashboard(there))
             for _ in range(ROUNDS):
                 if tasks and not self.stopped:
                     self._capture(there, plan.batches)
@@ -109,9 +110,9 @@ class Session:
         with cluster.remote(asked.scheduler) as there:
             if not there.client.nthreads():
                 self._say("waiting", f"no worker has joined {asked.scheduler} yet; waiting")
-                there.client.wait_for_workers(1)
+            cluster.wait_for_one(there.client)
             slots, free = cluster.free_there(there.client)
-            yield there, spread(free=free, slots=slots, workers="auto")
+            yield there, spread(free=free, slots=slots, workers="auto", fair=MOST_ELASTIC)
 
     def _capture(self, there: Workers, batches: Sequence[tuple[Task, ...]]) -> None:
         crew = Crew(there, worker.compute, self.job, patience=self.job.patience)

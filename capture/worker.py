@@ -28,7 +28,8 @@ from .wanted import Wanted
 
 LOADING = 3600.0  # seconds that a model may take to come, from a hub perhaps
 
-_models: dict[str, Model] = {}  # of this process, in the one thread that may use them
+_held: dict[tuple[str, str], Model] = {}  # the model of this process, in the one thread that may use it
+_loads = 0
 _thread = ThreadPoolExecutor(1, "mlx")  # an MLX array belongs to the thread that made it
 
 
@@ -120,7 +121,7 @@ def _report(
         passes=work.passes,
         nodes=work.nodes,
         seconds=seconds,
-        loads=len(_models),
+        loads=_loads,
         peak_bytes=_peak(),
         found=found,
     )
@@ -144,16 +145,21 @@ def _watched(patience: float) -> Iterator[Callable[[], None]]:
 
 
 def _loaded(job: Job, cores: int | None) -> Model:
-    if job.model not in _models:
+    """The job's model; one that is held of other files, or of another run, makes room for it first."""
+    global _loads
+    wanted = job.model, job.sha256
+    if wanted not in _held:
+        _held.clear()
         with _watched(max(job.patience, LOADING)):
             loaded = selftest.load(job.model, cores)
+        _loads += 1
         if loaded.facts.sha256 != job.sha256:
             raise CubeError(
                 f"model {job.model} on {socket.gethostname()} has other files than the driver's "
                 f"({loaded.facts.sha256[:12]}, not {job.sha256[:12]})"
             )
-        _models[job.model] = loaded
-    return _models[job.model]
+        _held[wanted] = loaded
+    return _held[wanted]
 
 
 def _tracks(tasks: Sequence[Task]) -> dict[Cell, Track]:

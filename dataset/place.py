@@ -82,7 +82,8 @@ class Place:
             return LocalStore(self.path, mkdir=True)
         if self.url.startswith("memory:"):
             raise CubeError(f"{self.url}: memory is not shared between processes; give a folder or a bucket")
-        plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+        said = (os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ALLOW_HTTP"))
+        plain = any(value.startswith("http://") or value.lower() in ("1", "true") for value in said)
         patience: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
         try:
             store: Any = from_url(self.url, client_options={"allow_http": plain}, retry_config=patience)

@@ -21,7 +21,8 @@ def path(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    monkeypatch.setattr(worker, "_models", {})
+    monkeypatch.setattr(worker, "_held", {})
+    monkeypatch.setattr(worker, "_loads", 0)
 
 
 def job(path):
@@ -64,6 +65,25 @@ def test_a_follower_finds_its_leader_in_the_index_or_in_its_receipt(tmp_path, pa
     for name in ("token", "pruned_at", "slot_step"):
         one, other = (cube[name].sel(mode=mode).values for mode in ("isolated", "visible"))
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_worker_that_holds_a_model_of_other_files_loads_it_anew(tmp_path):
+    found = []
+    for number in range(2):
+        name = str(checkpoint(tmp_path / "model", "llama", seed=number))
+        with driver(tmp_path / f"{number}.zarr", name) as run:
+            report = worker.compute(job(name), run.todo())
+            run.fold()
+        with driver(tmp_path / f"{number}-alone.zarr", name) as run:
+            worker._held.clear()
+            worker.compute(job(name), run.todo())
+            run.fold()
+        assert report.loads == 2 * number + 1
+        assert len(worker._held) == 1
+        here, alone = (tc.open_cube(tmp_path / f"{number}{end}.zarr") for end in ("", "-alone"))
+        np.testing.assert_array_equal(here.digest, alone.digest)
+        found.append(here.logits.values)
+    assert not np.array_equal(found[0], found[1])
 
 
 def test_other_files_than_the_drivers_are_refused(tmp_path, path):
