@@ -66,7 +66,7 @@ class Crew:
     def __init__(self, there: Workers, work: Callable[..., Any], *arguments: Any, patience: float) -> None:
         self._client, self._mend, self._ours = there.client, there.mend, there.ours
         self._work, self._arguments, self._patience = work, arguments, patience
-        self._mended = self._seen = time.monotonic()
+        self._mended = self._seen = self._looked = time.monotonic()
         self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._left: deque[Batch] = deque()
         self._sent: dict[str, _Sent] = {}  # by worker
@@ -113,6 +113,9 @@ class Crew:
         """Look who is there; what was on a worker that is no more is lost, though no error says so."""
         if self._client.status != "running":
             raise RunError("the scheduler went away; the same command goes on where this run stopped")
+        if self.workers and time.monotonic() - self._looked < TICK:
+            return
+        self._looked = time.monotonic()
         try:
             self.workers = tuple(self._client.nthreads())
         except OSError as error:
@@ -151,6 +154,7 @@ class Crew:
         future.release()
 
     def _died(self, sent: _Sent, held: int) -> Iterator[Event]:
+        self._looked = 0.0  # who died must be sent nothing more
         seconds = time.monotonic() - sent.at
         hung = f": no forward pass for {self._patience:.0f} s" if seconds > self._patience else ""
         memory = f", holding {held / 1e9:.2f} GB" if held else ""

@@ -1,18 +1,15 @@
 """Run a grid into a cube on Dask workers; the same call goes on where one stopped."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from ..dataset.grid import Grid
-from ..dataset.store import Driver, Task
-from . import model as models
+from ..dataset.store import Driver
 from .display import watching
-from .memory import needed
+from .effort import Asked
 from .progress import Watch
 from .session import Options, Session
 from .tally import Summary
-from .wanted import Wanted
 from .worker import Job
 
 
@@ -39,17 +36,12 @@ def run(
     options = Options(workers, batch_size, scheduler, limit, cross_check, fail_fast, patience)
     options.check(grid)
     began = time.monotonic()
-    facts, reader = models.facts(grid.model), models.tokenizer(grid.model)
-    prompts = {text: len(reader.prompt_tokens(text, grid.max_sets)) for text in grid.prompt_texts}
-    wanted = Wanted.of(grid.capture, grid.storage, facts)
-
-    def needs(tasks: Sequence[Task]) -> int:
-        cells = [task.cell for task in tasks]
-        return needed(facts, cells, [prompts[cell.prompt] for cell in cells], wanted)
-
-    job = Job(grid.model, facts.sha256, patience)
-    longest = max(prompts.values())
-    with watching(progress) as watch, Driver(where, grid, facts, longest, overwrite=overwrite) as driver:
-        session = Session(driver, job, options, needs, watch, began)
+    asked = Asked.of(grid)
+    job, longest = Job(grid.model, asked.facts.sha256, patience), max(asked.prompts.values())
+    with (
+        watching(progress) as watch,
+        Driver(where, grid, asked.facts, longest, overwrite=overwrite) as driver,
+    ):
+        session = Session(driver, job, options, asked.needs, watch, began)
         session.go(driver.todo(quarantined=retry_quarantined)[:limit])
         return session.summary()
