@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 
+from . import model as models  # first: it prepares the BLAS before MLX is there  # isort: skip
+
 from ..dataset.cell import Cell
 from ..dataset.grid import Grid
 from ..dataset.schema import BLOCK, ModelFacts, captured, data_variables, sizes
 from ..dataset.store import Task
 from . import memory
-from . import model as models
 from .wanted import Wanted
 
 
