@@ -25,6 +25,12 @@ class NoSpaceError(CubeError):
     exit_code = 1
 
 
+class NoLeaderError(TempoError):
+    """A cell that follows one which is not done: it waits."""
+
+    exit_code = 1
+
+
 class LeaseError(TempoError):
     """Another driver holds the cube, or this one has lost it."""
 

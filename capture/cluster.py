@@ -56,20 +56,23 @@ class Workers:
 @contextmanager
 def local(workers: int, devices: int, patience: float) -> Iterator[Workers]:
     """So many processes on this machine, which share its cores."""
-    cores = int(os.environ.get("OPENBLAS_NUM_THREADS") or (os.cpu_count() or 1) // workers)
     settings = {
         "distributed.scheduler.allowed-failures": 0,  # a batch that kills is split, not sent to the next one
         "distributed.scheduler.worker-ttl": f"{max(patience, SILENCE):.0f} s",
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.comm.timeouts.connect": "60 s",  # a machine under load is slow to start processes
         "distributed.deploy.lost-worker-timeout": "5 s",  # to come back in, before it is started anew
+        # a file in the user's folder that is called like one of Python's own must not take its place
+        "distributed.nanny.pre-spawn-environ": dask.config.get("distributed.nanny.pre-spawn-environ")
+        | {"PYTHONSAFEPATH": "1"},
     }
     with (
         _without_main(),
         dask.config.set(settings),
+        _interrupts_held() as heard,
         LocalCluster(
             n_workers=0,  # one that dies while it starts would take the cluster with it
-            threads_per_worker=max(1, cores),
+            threads_per_worker=threads(workers),
             processes=True,
             memory_limit=0,
             dashboard_address="127.0.0.1:0",  # any free port: others may run Dask here too
@@ -79,7 +82,34 @@ def local(workers: int, devices: int, patience: float) -> Iterator[Workers]:
     ):
         client.register_plugin(Setup(local=True, devices=devices))
         cluster.scale(workers)
+        heard()
         yield Workers(client, partial(cluster.sync, _mend, cluster, workers), ours=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[Callable[[], None]]:
+    """No Ctrl-C in the threads that are started here, and so in the processes that these start.
+
+    A terminal sends it to all of them, and one that is just coming up would die with a traceback. What is
+    handed out ends that for the thread that began it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    def heard() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    try:
+        yield heard
+    finally:
+        heard()
+
+
+def threads(workers: int) -> int:
+    """BLAS threads of each of so many workers: what OPENBLAS_NUM_THREADS says, or its share of the cores."""
+    said = os.environ.get("OPENBLAS_NUM_THREADS", "")
+    if said and not said.isdecimal():
+        raise BadInput(f"OPENBLAS_NUM_THREADS: must be a number of threads, got {said!r}")
+    return int(said or 0) or max(1, (os.cpu_count() or 1) // workers)
 
 
 @contextmanager

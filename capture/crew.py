@@ -12,10 +12,11 @@ from distributed import Future, KilledWorker
 from ..dataset.cube import Index
 from ..dataset.schema import FAILED, QUARANTINED
 from ..dataset.store import Task
-from ..errors import DamagedError, RunError, TempoError
+from ..errors import DamagedError, LeaseError, NoLeaderError, RunError, TempoError
 from .cluster import Workers
 from .plan import halves
 
+MOST_STALLS = 5  # times that a run's workers may think it dead
 MOST_KILLS = 2  # workers that a cell may take down while alone
 STARTING = 60.0  # seconds that a worker process may take to come up
 MEND = 3.0  # seconds between looks whether workers have to be started anew
@@ -49,7 +50,15 @@ class GivenUp:
     why: str
 
 
-Event = Came | Lost | GivenUp | None  # None: nothing came in since the last look
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """A cell that cannot be tried before the one that it follows is done; nothing is held against it."""
+
+    task: Task
+    why: str
+
+
+Event = Came | Lost | GivenUp | Waits | None  # None: nothing came in since the last look
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +72,19 @@ class _Sent:
 class Crew:
     """The workers of a cluster at one kind of work: a function of a batch that every worker can import."""
 
-    def __init__(self, there: Workers, work: Callable[..., Any], *arguments: Any, patience: float) -> None:
+    def __init__(
+        self,
+        there: Workers,
+        work: Callable[..., Any],
+        *arguments: Any,
+        patience: float,
+        holds: Callable[[], None],
+    ) -> None:
+        self._holds = holds  # raises if this run has lost the cube
         self._client, self._mend, self._ours = there.client, there.mend, there.ours
         self._work, self._arguments, self._patience = work, arguments, patience
         self._mended = self._seen = self._looked = time.monotonic()
+        self._stalls, self._ever = 0, False
         self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._left: deque[Batch] = deque()
         self._sent: dict[str, _Sent] = {}  # by worker
@@ -122,8 +140,8 @@ class Crew:
             raise RunError(f"the scheduler went away ({error}); the same command goes on") from error
         now = time.monotonic()
         if self.workers:
-            self._seen = now
-        elif self._ours and now - self._seen > max(self._patience, STARTING):
+            self._seen, self._ever = now, True
+        elif self._ours and now - self._seen > (max(self._patience, STARTING) if self._ever else STARTING):
             raise RunError(f"no worker could be kept alive for {now - self._seen:.0f} s")
         if now - self._mended > MEND:
             self._mend()
@@ -174,11 +192,23 @@ class Crew:
             )
 
     def _raised(self, batch: Batch, error: BaseException) -> Iterator[Event]:
-        if isinstance(error, TempoError) and not isinstance(error, DamagedError):
+        if isinstance(error, LeaseError):
+            # a driver that stood still for a while is thought dead by workers, and is not
+            self._holds()
+            self._stalls += 1
+            if self._stalls <= MOST_STALLS:
+                self._left.appendleft(batch)
+                yield Lost(batch, "the driver stood still, and its worker wrote nothing")
+                return
+        waits = isinstance(error, NoLeaderError)
+        if isinstance(error, TempoError) and not waits and not isinstance(error, DamagedError):
             raise error  # it is not about a cell: the disk, the lease, the model
         why = " ".join(f"{type(error).__name__}: {error}".split())
         if len(batch) > 1:
             yield from self._split(batch, why)
+        elif waits:
+            self._open.discard(batch[0].cell)
+            yield Waits(batch[0], str(error))
         else:
             yield from self._give_up(batch[0], FAILED, why)
 

@@ -60,8 +60,7 @@ def capture(
     for cell, kept, sink in zip(cells, first, sinks, strict=True):
         if isinstance(kept, Kept) and kept is not sink:
             company = [_stranger(cell)] if len(cells) == 1 else []
-            alive()
-            second, more = again(model, cell, Track.recorded(kept.small), wanted, company)
+            second, more = again(model, cell, Track.recorded(kept.small), wanted, company, alive)
             value = difference(kept, second).values("repeat", kept.small["check_value"])
             kept.replay(sink, check_value=value)
             work += more
@@ -82,11 +81,16 @@ def keep(model: Model, grid: Grid) -> dict[Cell, Kept]:
 
 
 def again(
-    model: Model, cell: Cell, track: Track, wanted: Wanted, company: Sequence[Cell] = ()
+    model: Model,
+    cell: Cell,
+    track: Track,
+    wanted: Wanted,
+    company: Sequence[Cell] = (),
+    alive: Callable[[], None] = lambda: None,
 ) -> tuple[Kept, Work]:
     """A cell captured once more along the sets it took, alone or with others that are not kept."""
     sinks = [Kept() for _ in (cell, *company)]
-    return sinks[0], Batch(model, [cell, *company], sinks, wanted, {cell: track}, "").run()
+    return sinks[0], Batch(model, [cell, *company], sinks, wanted, {cell: track}, "").run(alive)
 
 
 def _stranger(cell: Cell) -> Cell:
@@ -144,7 +148,7 @@ class Batch:
             for feed in self.forest.plant(prompts, ablations):
                 self._gather(feed, self._forward(tap, feed))
                 alive()
-            while sets := self._select():
+            while sets := self._select(alive):
                 feed = self.forest.grow(sets, *self._histories())
                 passed = self._forward(tap, feed)
                 self._gather(feed, passed)
@@ -152,7 +156,7 @@ class Batch:
                 alive()
             return Work(tap.passes, tap.nodes, time.perf_counter() - began)
 
-    def _select(self) -> dict[int, tuple[int, ...]]:
+    def _select(self, alive: Callable[[], None]) -> dict[int, tuple[int, ...]]:
         """The next set of every experiment that goes on; the others are finished."""
         sets: dict[int, tuple[int, ...]] = {}
         shared: dict[tuple[int, str, tuple[int, ...]], Readout] = {}
@@ -162,6 +166,7 @@ class Batch:
             tokens = experiment.take(self._readout(member, shared)) if experiment.goes_on else None
             if tokens is None:
                 experiment.finish(branch_of[member], self.worker)
+                alive()  # what is written to a slow store takes its time
             else:
                 sets[member] = tokens
         self._logits.clear()  # not before: a short prompt's are of an earlier pass than a long one's

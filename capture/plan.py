@@ -105,6 +105,16 @@ def leaders_first(tasks: Sequence[Task]) -> list[Task]:
     return sorted(tasks, key=lambda task: task.cell.replay is not None)
 
 
+def after_leaders(tasks: Sequence[Task]) -> list[Task]:
+    """The same tasks in the same order, but none before the one that it follows."""
+    by_cell = {task.cell: task for task in tasks}
+    ordered: dict[Task, None] = {}
+    for task in tasks:
+        leader = by_cell.get(task.cell.leader) if task.cell.leader else None
+        ordered |= dict.fromkeys([leader, task] if leader else [task])
+    return list(ordered)
+
+
 def halves(batch: Sequence[Task]) -> list[tuple[Task, ...]]:
     """A batch that went wrong as two, the first without need of the second."""
     ordered = leaders_first(batch)

@@ -97,6 +97,10 @@ class Kept:
         results = zip(CHECKS, self.small.get("check_result", ()), strict=False)
         return {name: ("fail", "pass", "not applicable")[result] for name, result in results}
 
+    def blocks(self, name: str) -> list[Floats]:
+        """A big array as it was written, 64 rows at a time."""
+        return self._blocks.get(name, [])
+
     @property
     def data(self) -> dict[str, Floats]:
         """The big arrays, whole."""

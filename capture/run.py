@@ -7,8 +7,10 @@ from ..dataset.grid import Grid
 from ..dataset.store import Driver
 from .display import watching
 from .effort import Asked
+from .options import Options
+from .plan import after_leaders
 from .progress import Watch
-from .session import Options, Session
+from .session import Session
 from .tally import Summary
 from .worker import Job
 
@@ -43,5 +45,5 @@ def run(
         Driver(where, grid, asked.facts, longest, overwrite=overwrite) as driver,
     ):
         session = Session(driver, job, options, asked.needs, watch, began)
-        session.go(driver.todo(quarantined=retry_quarantined)[:limit])
+        session.go(after_leaders(driver.todo(quarantined=retry_quarantined))[:limit])
         return session.summary()

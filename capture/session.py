@@ -2,24 +2,25 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from ..dataset.cube import Index
-from ..dataset.grid import Grid
 from ..dataset.runlog import RunLog, now
 from ..dataset.schema import CHECKS, DONE, FAILED, PENDING, QUARANTINED
 from ..dataset.store import Driver, Task
-from ..errors import BadInput, CubeError
+from ..errors import CubeError
 from . import cluster, worker
 from . import model as models
 from .cluster import Workers
-from .crew import Came, Crew, GivenUp, Lost
+from .crew import Came, Crew, GivenUp, Lost, Waits
 from .crosscheck import sample
+from .options import Options
 from .plan import Needs, Plan, planned
 from .progress import State, Watch
 from .tally import Summary, Tally
@@ -31,30 +32,6 @@ MOST_ELASTIC = 32  # cells in a batch where workers may join later and want some
 CHECKED_TOGETHER = 8  # cells of a cross-check that a worker is given at a time
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a run is to be made; nothing of it changes what is captured."""
-
-    workers: int | str
-    batch_size: int | str
-    scheduler: str | None
-    limit: int | None
-    cross_check: float
-    fail_fast: bool
-    patience: float
-
-    def check(self, grid: Grid) -> None:
-        """Refuse what cannot be, before anything is made."""
-        if self.limit is not None and (isinstance(self.limit, bool) or self.limit < 0):
-            raise BadInput(f"limit: a number of cells from 0 on, got {self.limit!r}")
-        if not 0 <= self.cross_check <= 1:
-            raise BadInput(f"cross_check: a share of the cells from 0 to 1, got {self.cross_check!r}")
-        if self.patience <= 0:
-            raise BadInput(f"patience: seconds, more than 0, got {self.patience!r}")
-        if self.cross_check and not grid.capture.attention and not grid.capture.logits:
-            raise BadInput("cross_check: compares attention and logits, and this grid captures neither")
-
-
 class Session:
     """One run of one grid into one cube."""
 
@@ -64,15 +41,19 @@ class Session:
         self.driver, self.job, self.options, self.needs, self.watch = driver, job, options, needs, watch
         self.tally = Tally()
         self.asked = [index for index, _ in driver.cube.asked(driver.grid)]
-        self.before = self._count(DONE)
+        self.before = {index for index in self.asked if self._is(index, DONE)}
         self.state = State("starting", 0, 0, 0, 0, 0, 0, 0.0, "", 0.0)
         self.began, self._folded_at, self._logged_at = began, 0.0, 0.0
         self.stopped = False
         self.checked: set[Index] = set()
+        self.waiting: set[Index] = set()  # for a leader that was given up
+        self.unchecked: dict[Index, str] = {}  # done cells whose second capture went wrong
+        self.doubted: dict[Index, str] = {}  # cells whose receipt was not believed, and why
         self.log: RunLog | None = None
 
     def go(self, tasks: list[Task]) -> None:
         """Capture these cells, then cross-check; without anything to do no worker is started."""
+        tasks = self._able(tasks)
         self.state = replace(self.state, asked=len(tasks))
         if not (work := tasks or self._unchecked()):
             return
@@ -88,6 +69,21 @@ class Session:
                     plan = replace(plan, batches=tuple((task,) for task in tasks))
             if not self.stopped and (again := self._unchecked()):
                 self._cross_check(there, again)
+
+    def _able(self, tasks: list[Task]) -> list[Task]:
+        """Those whose leader is done, or among them; others wait until it is."""
+        here, index = {task.cell for task in tasks}, self.driver.cube.index
+
+        def able(task: Task) -> bool:
+            leader = task.cell.leader
+            return leader is None or leader in here or self._is(index(leader), DONE)
+
+        self.waiting = {task.index for task in tasks if not able(task)}
+        if self.waiting:
+            self._say(
+                "starting", f"{len(self.waiting)} cells wait for the ones that they follow, not done yet"
+            )
+        return [task for task in tasks if able(task)]
 
     @contextmanager
     def _workers(self, tasks: list[Task]) -> Iterator[tuple[Workers, Plan]]:
@@ -115,7 +111,7 @@ class Session:
             yield there, spread(free=free, slots=slots, workers="auto", fair=MOST_ELASTIC)
 
     def _capture(self, there: Workers, batches: Sequence[tuple[Task, ...]]) -> None:
-        crew = Crew(there, worker.compute, self.job, patience=self.job.patience)
+        crew = self._crew(there, worker.compute)
         self._say("running")
         for event in crew.through(batches):
             name = self.driver.cube.name
@@ -128,6 +124,9 @@ class Session:
                     self._say("running", f"{cells}: {why}; tried again")
                 case GivenUp(task, status, why):
                     self._give_up(task.index, status, why)
+                case Waits(task, why):
+                    self.waiting.add(task.index)
+                    self._say("running", f"{name(task.index)}: {why}; it waits")
             self._look(crew, force=False)
             if self.stopped:
                 break
@@ -136,13 +135,7 @@ class Session:
     def _look(self, crew: Crew, *, force: bool) -> None:
         """Take in receipts and tell how far it is, now and then."""
         if force or time.monotonic() - self._folded_at > FOLD:
-            for folded in self.driver.fold():
-                self.tally.folded(folded)
-                if folded.status == FAILED:
-                    self._failed(folded.index, folded.error)
-                elif folded.status == PENDING:
-                    self._say("running", f"{self.driver.cube.name(folded.index)}: {folded.error}; done again")
-            self._folded_at = time.monotonic()
+            self._fold()
         self.state = replace(
             self.state,
             done=self.tally.done,
@@ -153,9 +146,22 @@ class Session:
         self._say(self.state.stage)
         self._write_log()
 
+    def _fold(self) -> None:
+        for folded in self.driver.fold():
+            self.tally.folded(folded)
+            if folded.status == FAILED:
+                self._failed(folded.index, folded.error)
+            elif folded.status == PENDING:
+                self.doubted[folded.index] = folded.error
+                self._say("running", f"{self.driver.cube.name(folded.index)}: {folded.error}; done again")
+        self._folded_at = time.monotonic()
+
     def _give_up(self, index: Index, status: int, why: str) -> None:
-        self.driver.ledger.mark([index], status, why)
-        self._failed(index, why)
+        """Mark a cell, unless it was done before its worker died."""
+        self._fold()
+        if self.driver.ledger.status()[index] != DONE:
+            self.driver.ledger.mark([index], status, why)
+            self._failed(index, why)
 
     def _failed(self, index: Index, why: str) -> None:
         self.state = replace(self.state, failed=self.state.failed + 1)
@@ -168,16 +174,18 @@ class Session:
         self._say("cross-checking")
         size = max(1, min(CHECKED_TOGETHER, -(-len(tasks) // max(1, len(there.client.nthreads())))))
         batches = [tuple(tasks[start : start + size]) for start in range(0, len(tasks), size)]
-        crew = Crew(there, worker.compare, self.job, patience=self.job.patience)
+        crew = self._crew(there, worker.compare)
         for event in crew.through(batches):
             match event:
                 case Came(_, report):
                     self.tally.report(report)
                     self._compared(report)
-                case Lost(_, why):
+                case Lost(batch, why):
+                    self.tally.loss(now(), why, [task.index for task in batch])
                     self._say("cross-checking", f"{why}; tried again")
-                case GivenUp(task, status, why):
-                    self._give_up(task.index, status, f"in its second capture: {why}")
+                case GivenUp(task, _, why):  # nothing is known to be wrong with what the cube has of it
+                    self.unchecked[task.index] = f"cross-check: its second capture went wrong: {why}"
+                    self._failed(task.index, self.unchecked[task.index])
             self.state = replace(self.state, workers=len(crew.workers), done=len(self.checked))
             self._say("cross-checking")
             self._write_log()
@@ -190,7 +198,8 @@ class Session:
             self.checked.add(each.index)
             self.tally.compared(each.apart)
             if each.wrong:
-                self._give_up(each.index, FAILED, each.wrong)
+                self.driver.ledger.mark([each.index], FAILED, each.wrong)
+                self._failed(each.index, each.wrong)
 
     def _unchecked(self) -> list[Task]:
         """Cells of the cross-check's sample that are done and have not been captured again yet."""
@@ -207,11 +216,17 @@ class Session:
         ]
 
     def _pending(self, task: Task) -> bool:
-        return bool(self.driver.ledger.status()[task.index] == PENDING)
+        return self._is(task.index, PENDING) and task.index not in self.waiting
 
-    def _count(self, status: int) -> int:
-        found = self.driver.ledger.status()
-        return sum(int(found[index] == status) for index in self.asked)
+    def _is(self, index: Index, status: int) -> bool:
+        return bool(self._status[index] == status)
+
+    @property
+    def _status(self) -> npt.NDArray[np.uint8]:
+        return self.driver.ledger.status()
+
+    def _crew(self, there: Workers, work: Callable[..., worker.Report]) -> Crew:
+        return Crew(there, work, self.job, patience=self.job.patience, holds=self.driver.lease.check)
 
     def _say(self, stage: str, news: str = "") -> None:
         seconds = time.monotonic() - self.began
@@ -225,7 +240,7 @@ class Session:
         self.log = RunLog(
             driver.place, driver.lease.token, grid=driver.grid.name, options=asdict(self.options)
         )
-        self.log.write(cells=len(self.asked), done_before=self.before)
+        self.log.write(cells=len(self.asked), done_before=len(self.before))
         state = "stopped"
         try:
             yield
@@ -244,18 +259,22 @@ class Session:
 
     def summary(self) -> Summary:
         """What all of it came to."""
-        cube, status = self.driver.cube, self.driver.ledger.status()
+        cube, status = self.driver.cube, self._status
         errors = cube.read("error") if np.isin(status, (FAILED, QUARANTINED)).any() else None
         gone: dict[int, dict[str, str]] = {FAILED: {}, QUARANTINED: {}}
         for index in self.asked:
             if errors is not None and status[index] in gone:
                 gone[int(status[index])][cube.name(index)] = str(errors[index])
+        doubted = {index: why for index, why in self.doubted.items() if status[index] == PENDING}
+        for index, why in (self.unchecked | doubted).items():
+            gone[FAILED].setdefault(cube.name(index), why)
+        done = {index for index in self.asked if status[index] == DONE}
         return Summary(
             where=self.driver.place.url,
             cells=len(self.asked),
-            before=self.before,
-            done=self._count(DONE) - self.before,
-            left=self._count(PENDING),
+            before=len(self.before),
+            done=len(done - self.before),
+            left=sum(int(status[index] == PENDING) for index in self.asked),
             failed=gone[FAILED],
             quarantined=gone[QUARANTINED],
             seconds=time.monotonic() - self.began,

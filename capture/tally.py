@@ -92,7 +92,7 @@ class Tally:
             "workers": self.rows(),
             "batches_lost": self._lost,
             "losses": self._losses,
-            "cross_check": self.cross,
+            "cross_check": finite(self.cross),
             "driver": {
                 "cpu_seconds": round(time.process_time() - self._clock, 3),
                 "peak_bytes": peak if sys.platform == "darwin" else peak * 1024,
@@ -104,6 +104,13 @@ class Tally:
         return self._workers.setdefault(
             worker, empty | {"seconds": 0.0, "bytes": 0, "loads": 0, "peak_bytes": 0}
         )
+
+
+def finite(values: dict[str, float] | None) -> dict[str, float | None] | None:
+    """The same for JSON, which has no NaN and no infinity."""
+    if values is None:
+        return None
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _larger(one: float, two: float) -> float:

@@ -1,10 +1,9 @@
 """`tempo-capture`: a grid of experiments into one cube."""
 
-import math
 import re
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
@@ -15,6 +14,8 @@ from ..dataset.grid import Grid, json_schema
 from ..errors import BadInput, RunError
 from . import console
 from .asked import asked
+
+WEEK = 7 * 24 * 3600
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -139,7 +140,7 @@ def _check(
 ) -> None:
     _must(limit is None or limit >= 0, "--limit", "a number of cells from 0 on", limit)
     _must(0 <= cross_check <= 1, "--cross-check", "a share of the cells from 0 to 1", cross_check)
-    _must(0 < patience < math.inf, "--patience", "seconds, more than 0", patience)
+    _must(0 < patience <= WEEK, "--patience", "seconds, more than 0 and at most a week", patience)
     own = not scheduler or workers == "auto"
     _must(own, "--workers", "auto with --scheduler, which has its own", workers)
 
@@ -160,12 +161,18 @@ def _whole(option: str, text: str) -> int | str:
 
 def _run(grid: Grid, where: str, how: dict[str, Any], *, as_json: bool, quiet: bool) -> int:
     """Run it, tell what it came to, and give the exit code."""
-    with _stoppable(grid, where, how["overwrite"]):
+    with _stoppable(grid, where, how["overwrite"]) as still_wanted:
         from ..capture import display
         from ..capture.run import run  # late: with the model's library it takes a second
 
         shown = None if quiet else "auto" if display.interactive() else "lines"
-        summary = run(grid, where, progress=shown, **how)
+        with display.watching(shown) as watch:
+
+            def see(state: Any) -> None:
+                still_wanted()
+                watch(state)
+
+            summary = run(grid, where, progress=see, **how)
     from . import outcome
 
     if as_json:
@@ -176,21 +183,36 @@ def _run(grid: Grid, where: str, how: dict[str, Any], *, as_json: bool, quiet: b
 
 
 @contextmanager
-def _stoppable(grid: Grid, where: str, overwrite: bool) -> Iterator[None]:
-    """Ctrl-C and a plain kill end a run in order, with a line that says what is there."""
+def _stoppable(grid: Grid, where: str, overwrite: bool) -> Iterator[Callable[[], None]]:
+    """Ctrl-C and a plain kill end a run in order, with a line that says what is there.
+
+    What is handed out is called while it runs: an exception that comes within a destructor is lost there.
+    """
+    asked, begun = False, False
 
     def stop(*_: Any) -> NoReturn:
+        nonlocal asked
+        asked = True
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def still_wanted() -> None:
+        nonlocal begun
+        begun = True
+        if asked:
+            raise KeyboardInterrupt
+
+    before = {sign: signal.signal(sign, stop) for sign in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield still_wanted
     except KeyboardInterrupt as error:
         from . import outcome
 
-        raise RunError(outcome.stopped(grid, where, overwrite)) from error
+        replaced = "stopped before anything was replaced"
+        told = replaced if overwrite and not begun else outcome.stopped(grid, where, overwrite)
+        raise RunError(told) from error
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
 
 
 def _list_presets(as_json: bool) -> None:

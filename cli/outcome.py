@@ -29,9 +29,8 @@ def lines(summary: "Summary", where: str) -> list[str]:
 
 def plain(summary: "Summary") -> dict[str, Any]:
     """The same for scripts; what was not compared is null, as JSON has no NaN."""
-    cross: dict[str, Any] = dict(summary.cross or {})
-    known = {name: None if math.isnan(value) else value for name, value in cross.items()}
-    return {**asdict(summary), "cross": known or None, "ok": summary.ok}
+    cross = {n: v if math.isfinite(v) else None for n, v in (summary.cross or {}).items()}
+    return {**asdict(summary), "cross": cross or None, "ok": summary.ok}
 
 
 def stopped(grid: Grid, where: str, overwrite: bool) -> str:

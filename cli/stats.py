@@ -1,6 +1,5 @@
 """`tempo-stats`: what a cube says, and whether it can be believed."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, NoReturn
@@ -78,7 +77,7 @@ def _run(record: Mapping[str, Any]) -> list[str]:
         f"  {loss['at'][:19]}  {loss['cells']} cells: {loss['why']}" for loss in record.get("losses", ())
     ]
     if cross := record.get("cross_check"):
-        known = {name: cross[name] for name in ("attention", "logprob", "kl") if not math.isnan(cross[name])}
+        known = {name: cross[name] for name in ("attention", "logprob", "kl") if cross[name] is not None}
         apart = ", ".join(f"{name} {value:.1e}" for name, value in known.items())
         lines.append(f"  cross-checked {cross['cells']}: at most {apart} apart")
     return lines

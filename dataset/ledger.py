@@ -101,6 +101,8 @@ class Ledger:
         A worker can have passed its last look at the lease, or can have a cell that another one finished, and
         put a shard after that. What it put is found by its time, and judged by the digest.
         """
+        if since is None and not self._folded_at:
+            return []  # nothing came in that something could be later than
         late = [index for index in self._newer_shards(since) if self._status[index] == DONE]
         broken = [index for index in late if verify_cell(self.cube, index)]
         self.mark(broken, PENDING, "a shard was overwritten by a worker that came late")

@@ -12,7 +12,7 @@ import psutil
 
 from tempocube.capture import worker
 from tempocube.dataset.store import Task
-from tempocube.errors import CubeError
+from tempocube.errors import CubeError, LeaseError
 
 
 def kill_always(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
@@ -56,6 +56,30 @@ def exhaust(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
             return worker.Report(str(len(bytearray(1 << 34))), "", 0, 0, 0, 0, 0.0, 0, 0)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return worker.compute(job, tasks)
+
+
+def stand_still_once(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
+    """What a worker says that has seen no heartbeat, though the driver lives."""
+    seen = Path(tasks[0].url) / "seen"
+    if not seen.exists():
+        seen.touch()
+        raise LeaseError("no heartbeat of the run for 10 s; nothing was written")
+    return worker.compute(job, tasks)
+
+
+def kill_after(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
+    """The prompt `lal` is captured, and then its worker dies, every time."""
+    report = worker.compute(job, tasks)
+    if any(task.cell.prompt == "lal" for task in tasks):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return report
+
+
+def kill_leaders(job: worker.Job, tasks: Sequence[Task]) -> worker.Report:
+    """The prompt `lal` takes its worker down where others follow it."""
+    if any(task.cell.prompt == "lal" and task.cell.leader is None for task in tasks):
+        os.kill(os.getpid(), signal.SIGKILL)
     return worker.compute(job, tasks)
 
 

@@ -1,6 +1,7 @@
 """A sample captured again, held against the cube: agreement is recorded, corruption is caught."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -52,7 +53,9 @@ def test_a_sample_is_that_share_and_the_same_one_every_time(cells, fraction):
 def test_what_was_captured_in_company_agrees_with_a_capture_alone(made, model):
     cube = Cube.open(made)
     for index in cube.cells(DONE):
-        found, work = compared(model, cube, index)
+        heard = []
+        found, work = compared(model, cube, index, partial(heard.append, 1))
+        assert len(heard) > work.passes  # after every pass, so that a slow model is not taken for hung
         assert found.wrong == ""
         assert work.passes > 1
         packed = "log_attention" in cube.data
@@ -68,9 +71,9 @@ def spoil(cube, index, name, change):
 
 
 def lighter(cell):
-    """One visible weight of one head changed, by two codes or a little more than rounding could."""
+    """One visible weight of one head changed, by two codes or by more than rounding could."""
     spot = tuple(np.argwhere(np.isfinite(cell) & (cell > 0) & (cell < HIDDEN - 9))[-1])
-    cell[spot] = cell[spot] + 2 if cell.dtype.kind == "u" else cell[spot] + 2e-5
+    cell[spot] = cell[spot] + 2 if cell.dtype.kind == "u" else cell[spot] + 1e-4
     return cell
 
 
@@ -114,7 +117,7 @@ def test_a_run_records_the_largest_difference_and_fails_what_differs(tmp_path, p
     spoil(opened, chosen[0], "attention", lighter)
     second = run(wanted, cube, workers=1, cross_check=0.3, progress=None)
     assert second.cross["cells"] == len(chosen) == 4
-    assert second.cross["attention"] > 1e-5
+    assert second.cross["attention"] > 5e-5
     assert list(second.failed) == [opened.name(chosen[0])]
     assert Cube.open(cube).status()[chosen[0]] == FAILED
     values = Cube.open(cube).read("check_value")[..., CHECKS.index("cross_attention")]

@@ -140,6 +140,35 @@ def test_followers_that_had_to_travel_alone_come_after_their_leader(tmp_path, pa
     np.testing.assert_array_equal(one, other)
 
 
+def test_a_limit_takes_leaders_before_those_that_follow_them(tmp_path, path):
+    wanted = asked(path, replay="isolated", modes=["visible", "isolated"])
+    for number in (1, 2):
+        summary = run(wanted, tmp_path / "cube.zarr", workers=1, limit=1)
+        assert (summary.done, summary.ok, summary.left) == (1, True, 6 - number)
+    assert run(wanted, tmp_path / "cube.zarr", workers=1).left == 0
+
+
+def test_those_that_follow_a_quarantined_cell_wait_and_lose_no_try(tmp_path, path, monkeypatch):
+    wanted, cube = asked(path, replay="isolated", modes=["visible", "isolated"]), tmp_path / "cube.zarr"
+    with monkeypatch.context() as planted:
+        planted.setattr(worker, "compute", deadly.kill_leaders)
+        for done in (4, 0):
+            summary = run(wanted, cube, workers=1)
+            assert (summary.done, summary.left, len(summary.quarantined)) == (done, 1, 1)
+            assert not summary.failed
+    assert len(runs(cube)) == 1  # the second time there was nothing that could be tried
+    healed = run(wanted, cube, workers=1, retry_quarantined=True)
+    assert (healed.done, healed.left, healed.ok) == (2, 0, True)
+
+
+@pytest.mark.parametrize("what", [deadly.stand_still_once, deadly.kill_after])
+def test_what_is_no_fault_of_a_cell_is_not_held_against_it(tmp_path, path, monkeypatch, what):
+    monkeypatch.setattr(worker, "compute", what)
+    summary = run(asked(path, modes=["isolated"]), tmp_path / "cube.zarr", workers=1)
+    assert (summary.done, summary.left, summary.ok) == (3, 0, True)
+    assert (Cube.open(tmp_path / "cube.zarr").read("attempts") == 1).all()
+
+
 def test_a_script_needs_no_main_guard(tmp_path, path):
     script = tmp_path / "script.py"
     options = {"model": path, "prompts": {"a": ["lal"]}, "max_tokens": 2}
