@@ -1,0 +1,286 @@
+"""What must hold before anything is tested: each check with a status and a sentence; failures withhold."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from .study import PAIR, Study, keep, mean_over
+
+__all__ = ["ANSWERS", "Check", "Gate", "captures", "judge"]
+
+Status = Literal["pass", "fail", "suspect"]
+Array = npt.NDArray[np.floating[Any]]
+
+ANSWERS = (
+    *("downweighting", "prompt_variance", "outliers", "effect_size", "category", "seeds"),
+    *("generalisation", "modes", "cross_parallel", "logits", "maps", "over_steps"),
+)
+OF_MODES = ("modes", "cross_parallel", "logits")
+OF_THEMSELVES = ("logits", "maps")  # what they are made of has gaps of its own
+OF_MASKS = ("isolation", "sight")  # treatment checks that say nothing about the rest
+SAME = 1e-5  # weights this close are the same (DESIGN section 4)
+NEGLIGIBLE = 1e-3  # SD between seeds over SD between prompts: below it a mixed model's errors are wrong
+UNDEFINED = 0.1  # share of a prompt's experiments that may be undefined
+FEW_SETS, SHARE_WITH_SETS = 3, 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that must hold."""
+
+    check: str
+    status: Status
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gate:
+    """The checks, the study without copies and undefined prompts, and the reasons to withhold answers."""
+
+    checks: tuple[Check, ...]
+    study: Study
+    identical: bool
+    withheld: Mapping[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return all(check.status != "fail" for check in self.checks)
+
+
+def judge(study: Study, between: pd.DataFrame | None = None) -> Gate:
+    """Every check that a frame allows; `between` compares the two modes of every prompt and seed."""
+    withheld: dict[str, str] = {}
+    checks = [_control(study, withheld), *_treatment(study, withheld), _content(study, withheld)]
+    study, defined = _defined(study, withheld)
+    study, seeds = _seeds(study)
+    identical, modes = _modes(study, between, withheld)
+    study = _one_mode(study) if identical else study
+    checks += [defined, seeds, modes, _completeness(study), _prompts(study, withheld)]
+    return Gate(tuple(checks), study, identical, withheld)
+
+
+def _withhold(withheld: dict[str, str], keys: tuple[str, ...], reason: str) -> None:
+    """The first reason is the one to tell."""
+    for key in keys:
+        withheld.setdefault(key, reason)
+
+
+def _control(study: Study, withheld: dict[str, str]) -> Check:
+    control = study.frame.attrs.get("control")
+    if not control:
+        return Check("data", "pass", "the experiments are data, not controls")
+    reason = f"this is a control cube ({control}): no answer treats it as data"
+    _withhold(withheld, ANSWERS, reason)
+    return Check("data", "fail" if control == "no_mask" else "suspect", reason)
+
+
+def _treatment(study: Study, withheld: dict[str, str]) -> list[Check]:
+    """attrs["checks"]: {check: {"pass": experiments, "fail": experiments}}, as captured."""
+    told = study.frame.attrs.get("checks") or {}
+    if not told:
+        return [_of_cube(study.frame.attrs)]
+    bad = {name: int(count.get("fail", 0)) for name, count in told.items() if count.get("fail", 0)}
+    for name, count in bad.items():
+        reason = f"treatment check {name!r} failed in {count} experiments"
+        _withhold(withheld, OF_MODES if name in OF_MASKS else ANSWERS, reason)
+    checks = [Check(name, "fail", f"failed in {count} experiments") for name, count in bad.items()]
+    good = len(told) - len(bad)
+    return [*checks, Check("treatment", "fail" if bad else "pass", f"{good} of {len(told)} checks hold")]
+
+
+def _of_cube(attrs: Mapping[Any, Any]) -> Check:
+    """An experiment of a cube is done only if all of its checks held."""
+    if attrs.get("control") == "no_mask":
+        return Check("treatment", "fail", "isolation is declared and not applied: that is this control")
+    cells: Mapping[str, int] = attrs.get("cells") or {}
+    if not cells:
+        return Check("treatment", "suspect", "the frame came without treatment checks: none was verified")
+    if failed := cells.get("failed", 0):
+        return Check("treatment", "suspect", f"{failed} experiments failed; those used passed every check")
+    return Check("treatment", "pass", "every experiment used passed its treatment checks")
+
+
+def _content(study: Study, withheld: dict[str, str]) -> Check:
+    """Parallel sets must exist where down-weighting is asked about."""
+    frame = study.frame[study.frame["mode"].isin(study.modes)]
+    if "parallel_sets" not in frame.columns:
+        return Check("parallel sets", "pass", "not told by this frame, so taken for granted")
+    most = frame.groupby("prompt")["parallel_sets"].max()
+    some, enough = int((most >= 1).sum()), float((most >= FEW_SETS).mean())
+    if not some:
+        reason = "no experiment has a parallel set (lower the threshold or raise the temperature)"
+        _withhold(withheld, ANSWERS, reason)
+        return Check("parallel sets", "fail", reason)
+    detail = f"{some} of {len(most)} prompts have parallel sets, {enough:.0%} at least {FEW_SETS} of them"
+    if enough < SHARE_WITH_SETS and study.logs:
+        reason = f"too few parallel sets: {detail}; {SHARE_WITH_SETS:.0%} are needed"
+        _withhold(withheld, tuple(key for key in ANSWERS if key != "logits"), reason)
+        return Check("parallel sets", "fail", reason)
+    return Check("parallel sets", "pass", detail)
+
+
+def _defined(study: Study, withheld: dict[str, str]) -> tuple[Study, Check]:
+    """Prompts in which more than a tenth of the experiments have no value are left out."""
+    rows = study.frame[study.frame["mode"].isin(study.modes)]
+    lacking = rows[study.response].isna().groupby(rows["prompt"]).mean()
+    bad = set(lacking.index[lacking > UNDEFINED])
+    good = [name for name in study.prompts if name not in bad and not _empty(study, name)]
+    if not good:
+        why = _reasons(rows)
+        reason = f"{study.response} is undefined in every prompt{why}"
+        _withhold(withheld, tuple(key for key in ANSWERS if key not in OF_THEMSELVES), reason)
+        return study, Check("defined", "fail", reason)
+    gone = [name for name in study.prompts if name not in good]
+    if gone:
+        detail = f"not estimable, and left out: {', '.join(gone)}{_reasons(rows)}"
+        return keep(study, good), Check("defined", "suspect", detail)
+    return study, Check("defined", "pass", f"{study.response} is defined in every prompt")
+
+
+def _empty(study: Study, prompt: str) -> bool:
+    return bool(np.isnan(study.y[study.prompts.index(prompt)]).all())
+
+
+def _reasons(rows: pd.DataFrame) -> str:
+    """Why values are missing, where the frame says so."""
+    if "reason" not in rows.columns:
+        return ""
+    told = rows["reason"].astype(str)
+    told = told[~told.isin(["", "nan", "None"])]
+    return f" ({told.value_counts().index[0]})" if len(told) else ""
+
+
+def _seeds(study: Study) -> tuple[Study, Check]:
+    """Seeds that are copies are one: found by what the experiments were, and by the response itself."""
+    s = len(study.seeds)
+    distinct, of = captures(study)
+    told = f"distinct captures: prompt x seed x mode = {distinct} of {of}"
+    if s == 1:
+        return study, Check("seeds", "pass", f"one seed; {told}")
+    if _paths_are_copies(study):
+        detail = f"selection is deterministic: seeds are copies, n is {_n(study)}; {told}"
+        return _collapsed(study), Check("seeds", "suspect", detail)
+    if _negligible(study.y):
+        detail = f"seeds do not change {study.response} (SD below 0.001 of that between prompts); {told}"
+        return _collapsed(study), Check("seeds", "suspect", detail)
+    return study, Check("seeds", "pass", told)
+
+
+def _n(study: Study) -> str:
+    """10 not 50."""
+    n = len(study.prompts)
+    return f"{n} not {n * len(study.seeds)}"
+
+
+def _collapsed(study: Study) -> Study:
+    return replace(study, copies=True, y=mean_over(study.y, 1)[:, None])
+
+
+def captures(study: Study) -> tuple[int, int]:
+    """How many different experiments there are, of how many rows."""
+    frame = study.frame
+    if "path_digest" in frame.columns:
+        return int(frame["path_digest"].nunique()), len(frame)
+    return len(frame.drop_duplicates(["prompt", "mode", study.response])), len(frame)
+
+
+def _paths_are_copies(study: Study) -> bool:
+    """Whether every prompt and mode with several seeds followed one path; False if paths are not told."""
+    if "path_digest" not in study.frame.columns:
+        return False
+    rows = study.frame[study.frame["mode"].isin(study.modes) & study.frame["prompt"].isin(study.prompts)]
+    paths = rows.groupby(["prompt", "mode"])["path_digest"].agg(["nunique", "size"])
+    several = paths[paths["size"] > 1]
+    return bool(len(several) and (several["nunique"] == 1).all())
+
+
+def _negligible(y: Array) -> bool:
+    """Whether seeds vary so little within prompt and mode that a model would take them for copies."""
+    middle = mean_over(y, 1)
+    within = np.sqrt(mean_over((y - middle[:, None]) ** 2, 1))
+    if not np.isfinite(within).any() or (~np.isnan(y)).sum(axis=1).max() < 2:
+        return False
+    prompts = mean_over(middle, 1)
+    between = prompts.std(ddof=1) if len(prompts) > 1 else np.abs(prompts).max()
+    return bool(np.nanmax(within) <= NEGLIGIBLE * between)
+
+
+def _modes(study: Study, between: pd.DataFrame | None, withheld: dict[str, str]) -> tuple[bool, Check]:
+    """Modes that agree in spite of parallel sets: the treatment is not shown to have reached the model."""
+    missing = [mode for mode in PAIR if mode not in set(study.frame["mode"])]
+    if missing:
+        reason = f"there is no experiment in mode {' or '.join(missing)}"
+        _withhold(withheld, OF_MODES if len(missing) == 2 else ("modes", "logits"), reason)
+        if "visible" in missing:
+            _withhold(withheld, ("cross_parallel",), reason)
+        return False, Check("modes", "suspect", reason)
+    apart, pairs = _differing(study, between)
+    if not pairs:
+        reason = "no prompt and seed has both isolated and visible"
+        _withhold(withheld, ("modes", "logits"), reason)
+        return False, Check("modes", "suspect", reason)
+    if not apart:
+        reason = (
+            f"SUSPECT: isolated and visible agree to 1e-5 in all {pairs} pairs with parallel sets: "
+            "the intervention is not shown to have reached the model"
+        )
+        _withhold(withheld, OF_MODES, reason)
+        return True, Check("modes", "suspect", reason)
+    return False, Check("modes", "pass", f"isolated and visible differ in {apart} of {pairs} pairs")
+
+
+def _one_mode(study: Study) -> Study:
+    """Modes that are copies are one."""
+    return replace(study, modes=study.modes[:1], y=mean_over(study.y, 2)[..., None])
+
+
+def _differing(study: Study, between: pd.DataFrame | None) -> tuple[int, int]:
+    """How many pairs of modes differ, of how many that can."""
+    if between is not None and "identical" in between.columns:
+        told = between[between["prompt"].astype(str).isin(study.prompts)]
+        if "parallel_sets" in study.frame.columns:
+            wide = study.frame[study.frame["parallel_sets"] >= 1][["prompt", "seed"]].drop_duplicates()
+            told = told.assign(prompt=told["prompt"].astype(str)).merge(wide, on=["prompt", "seed"])
+        return int((~told["identical"].astype(bool)).sum()), len(told)
+    both = study.table(study.response, PAIR)
+    apart = np.abs(both[..., 1] - both[..., 0])
+    apart = apart[~np.isnan(apart)]
+    return int(np.sum(apart > SAME)), apart.size
+
+
+def _completeness(study: Study) -> Check:
+    asked = study.y.size
+    done = int(np.sum(~np.isnan(study.y)))
+    if not done:
+        return Check("completeness", "fail", f"none of {asked} cells has a value")
+    if done == asked:
+        return Check("completeness", "pass", f"all {asked} cells are there: prompt means are exact")
+    detail = f"{asked - done} of {asked} cells are missing: REML with Kenward-Roger degrees of freedom"
+    cells = mean_over(study.y, 1)
+    lacking = [name for name, row in zip(study.prompts, cells, strict=True) if np.isnan(row).any()]
+    if lacking:
+        detail += f"; without a whole mode, and so not in the contrast of modes: {', '.join(lacking)}"
+    return Check("completeness", "suspect", detail)
+
+
+def _prompts(study: Study, withheld: dict[str, str]) -> Check:
+    n = len(study.prompts)
+    if n == 1:
+        reason = "one prompt: nothing can be said about prompts in general"
+        _withhold(withheld, ANSWERS, reason)
+        return Check("prompts", "fail", reason)
+    counts = np.bincount(study.codes)
+    alone = [name for name, count in zip(study.categories, counts, strict=True) if count == 1]
+    if n < 6 or alone:
+        why = f"{n} prompts" if n < 6 else f"one prompt only in {', '.join(alone)}"
+        reason = f"{why}: estimates and intervals, but no test of categories"
+        _withhold(withheld, ("category",), reason)
+        return Check("prompts", "suspect", reason)
+    return Check(
+        "prompts", "pass", f"{n} prompts in {len(counts)} categories, {counts.min()} or more in each"
+    )

@@ -1,0 +1,98 @@
+"""What every answer is made of, and how its sentence says numbers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, SupportsFloat
+
+import numpy as np
+import numpy.typing as npt
+
+from .closed import Mean
+
+__all__ = ["Answer", "between", "number", "plain", "probability", "ratio", "t_answer", "untested"]
+
+Array = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """One answer: a sentence with its number, or the reason why there is none.
+
+    n is the number of prompts it rests on; details hold what belongs beside the headline number.
+    """
+
+    sentence: str
+    method: str = ""
+    n: int = 0
+    estimate: float | None = None
+    ci: tuple[float, float] | None = None
+    df: float | tuple[float, float] | None = None
+    p: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    not_tested: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, as report.json has them."""
+        told = {
+            name: plain(getattr(self, name))
+            for name in ("sentence", "estimate", "ci", "df", "p", "method", "n", "details")
+        }
+        return told if self.not_tested is None else told | {"not_tested": self.not_tested}
+
+
+def untested(reason: str, n: int = 0, **details: Any) -> Answer:
+    """No answer, no p-value, and why."""
+    return Answer(f"Not tested: {reason}.", n=n, details=details, not_tested=reason)
+
+
+def t_answer(sentence: str, found: Mean, method: str, n: int, **details: Any) -> Answer:
+    """An answer from one t-test."""
+    return Answer(
+        sentence,
+        method,
+        n,
+        float(found.estimate),
+        (float(found.low), float(found.high)),
+        float(found.df),
+        float(found.p),
+        {"t": float(found.t), "se": float(found.se), **details},
+    )
+
+
+def number(value: SupportsFloat) -> str:
+    """Three significant digits."""
+    return f"{float(value):.3g}"
+
+
+def ratio(value: SupportsFloat) -> str:
+    """Three significant digits, zeros and all: 1.00x."""
+    return f"{float(value):#.3g}".rstrip(".") + "x"
+
+
+def between(low: SupportsFloat, high: SupportsFloat) -> str:
+    """An interval in words: 0.51 to 0.75."""
+    return f"{number(low)} to {number(high)}"
+
+
+def probability(value: SupportsFloat) -> str:
+    """A p as one writes it."""
+    p = float(value)
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def plain(value: Any) -> Any:
+    """Values that JSON has: NaN and infinities are None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, str) or value is None:
+        return value
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,193 @@
+"""Questions about the design: variance between prompts (Q2), categories (Q5), seeds (Q6)."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from . import closed, effects, resampling
+from .questions import Answer, between, number, probability, untested
+from .routes import KENWARD, Route, model, variances
+from .study import Study, mean_over
+
+__all__ = ["category", "category_means", "prompt_variance", "seeds"]
+
+Array = npt.NDArray[np.floating[Any]]
+
+BOOTSTRAPS = 4_000
+
+
+def prompt_variance(study: Study, route: Route) -> Answer:
+    """Q2: how much prompts differ, and what part of all variance that is."""
+    x, n = study.means, len(study.prompts)
+    if n < 2 or not x.std(ddof=1) > 0:
+        return untested("all prompts have the same mean: check your pipeline", n)
+    sd, low, high = (float(value) for value in closed.spread(x))
+    details: dict[str, Any] = {"components": variances(study, route.crossed), "icc": _icc(study)}
+    return Answer(
+        f"Prompts differ with an SD of {number(sd)} (95 % CI {between(low, high)}, assumes normal prompts).",
+        "SD of prompt means, chi-square interval: assumes normal prompts",
+        n,
+        sd,
+        (low, high),
+        float(n - 1),
+        None,
+        details,
+    )
+
+
+def _icc(study: Study) -> float | str:
+    """How alike seeds of a prompt are: absolute agreement of single seeds."""
+    x = mean_over(study.y, 2)
+    if x.shape[1] == 1:
+        return "not applicable: seeds are copies" if study.copies else "not applicable: one seed"
+    if np.isnan(x).any():
+        return "not applicable: experiments are missing"
+    return float(closed.agreement_of_raters(x))
+
+
+def category(study: Study, route: Route, seed: int = 0) -> Answer:
+    """Q5: whether categories differ."""
+    x, codes, n = study.means, study.codes, len(study.prompts)
+    if len(study.categories) < 2:
+        return untested("there is one category", n)
+    made = closed.groups(x, codes)
+    if made.den_df < 1 or not made.sd > 0:
+        return untested("prompts of a category do not differ: nothing to compare categories with", n)
+    f, dfs, p = float(made.f), (float(made.num_df), float(made.den_df)), float(made.p)
+    method, note = f"F-test of {n} prompt means", ""
+    fit = model(study, route.crossed, category=True) if not study.complete else None
+    if isinstance(fit, str):
+        note = f" ({fit})"
+    elif fit is not None:
+        row = fit.anova[fit.anova["term"] == "category"].iloc[0]
+        f, dfs, p, method = float(row["F"]), (row["num_df"], row["den_df"]), float(row["p"]), KENWARD
+    permuted = resampling.category_labels(x, codes, seed)
+    details = {
+        "F": f,
+        "permutation": {"p": permuted.p, "arrangements": permuted.arrangements, "exact": permuted.exact},
+        "means": _means(study, made),
+        "pairs": _pairs(study, x),
+        **_power(n, len(study.categories)),
+    }
+    ci = effects.f_interval(float(made.f), made.num_df, made.den_df)
+    estimate = effects.f_estimate(float(made.f), made.num_df, made.den_df)
+    sentence = _of_category(f, dfs, p, details)
+    return Answer(sentence, method + note, n, estimate, ci, dfs, p, details)
+
+
+def category_means(study: Study) -> list[dict[str, Any]]:
+    """Means of categories and, where prompts allow it, their intervals."""
+    return _means(study, closed.groups(study.means, study.codes))
+
+
+def _means(study: Study, made: closed.Groups) -> list[dict[str, Any]]:
+    """One row a category; all intervals from the spread within categories."""
+    rows = []
+    for k, name in enumerate(study.categories):
+        row: dict[str, Any] = {"category": name, "mean": made.means[k], "prompts": made.sizes[k]}
+        if made.den_df > 0:
+            reach = stats.t.ppf(0.975, made.den_df) * made.sd / math.sqrt(made.sizes[k])
+            row |= {"low": made.means[k] - reach, "high": made.means[k] + reach, "df": made.den_df}
+        rows.append(row)
+    return rows
+
+
+def _pairs(study: Study, x: Array) -> list[dict[str, Any]]:
+    """Tukey's comparisons of all pairs of categories."""
+    from statsmodels.stats.multicomp import pairwise_tukeyhsd
+
+    names = np.asarray(study.category_of, dtype=object)
+    made = pairwise_tukeyhsd(x, names)
+    labels = list(made.groupsunique)
+    first, second = np.triu_indices(len(labels), 1)  # the order of its comparisons
+    return [
+        {
+            "pair": f"{labels[j]} - {labels[i]}",
+            "difference": made.meandiffs[at],
+            "low": made.confint[at][0],
+            "high": made.confint[at][1],
+            "p": made.pvalues[at],
+        }
+        for at, (i, j) in enumerate(zip(first, second, strict=True))
+    ]
+
+
+def _power(prompts: int, categories: int) -> dict[str, Any]:
+    return {
+        "power": {f: effects.category_power(f, prompts, categories) for f in (0.4, 0.8)},
+        "detectable": effects.category_detectable(prompts, categories),
+        "prompts_per_category_for": {f: effects.prompts_per_category(f, categories) for f in (0.4, 0.8)},
+    }
+
+
+def _of_category(f: float, dfs: tuple[float, float], p: float, details: dict[str, Any]) -> str:
+    test = f"F({number(dfs[0])}, {number(dfs[1])}) = {number(f)}, {probability(p)}"
+    if p < effects.ALPHA:
+        return f"Categories differ ({test})."
+    seen = ", ".join(f"{power:.0%} for f = {size}" for size, power in details["power"].items())
+    return (
+        f"No category effect was shown ({test}), but this design would have seen only "
+        f"f >= {number(details['detectable'])} (its power is {seen})."
+    )
+
+
+def seeds(study: Study, seed: int = 0) -> Answer:
+    """Q6: what seeds add, and whether a seed does the same in every prompt."""
+    n, count = len(study.prompts), len(study.seeds)
+    if study.copies:
+        reason = f"selection is deterministic: seeds are copies, n is {n} not {n * count}"
+        return untested(reason, n, distinct_seeds=1, seeds=count)
+    if count < 2:
+        return untested("there is one seed", n)
+    means = mean_over(study.y, 2)
+    whole = means[~np.isnan(means).any(axis=1)]
+    if len(whole) < 2:
+        return untested("fewer than two prompts have all seeds", n)
+    found = resampling.seed_labels(whole, seed)
+    share, ci, how = _share(study, seed)
+    acts = "act alike in all prompts" if found.p < effects.ALPHA else "were not shown to act alike in prompts"
+    within = f" (95 % CI {between(*ci)})" if ci else ""
+    return Answer(
+        f"Seeds within prompts are {number(share)} of the variance{within}; they {acts} "
+        f"({probability(found.p)}).",
+        f"seed labels permuted within {len(whole)} prompts ({found.arrangements} draws); {how}",
+        n,
+        share,
+        ci,
+        None,
+        found.p,
+        {"label_p": found.p, "seeds": count, "prompts_with_all_seeds": len(whole)},
+    )
+
+
+def _share(study: Study, seed: int) -> tuple[float, tuple[float, float] | None, str]:
+    """The share of prompt:seed in all variance, with a parametric bootstrap where the design is complete."""
+    if not study.complete:
+        found = variances(study, crossed=False)
+        if isinstance(found, str):
+            return math.nan, None, f"share: {found}"
+        key = "prompt:seed" if "prompt:seed" in found else "Residual"
+        return found[key] / sum(found.values()), None, "share by REML, no interval: experiments are missing"
+    made = closed.components(study.y)
+    _, seeds, modes = study.y.shape
+    random = np.random.default_rng([seed, 5])
+    drawn = {
+        name: square * random.chisquare(made.dfs[name], BOOTSTRAPS) / made.dfs[name]
+        if made.dfs[name]
+        else np.zeros(BOOTSTRAPS)
+        for name, square in made.squares.items()
+    }
+    shares = _part(closed.variances(drawn, seeds, modes), modes)
+    low, high = np.quantile(shares, [0.025, 0.975])
+    share = float(_part(made.variances, modes))
+    return share, (float(low), float(high)), f"share by ANOVA, {BOOTSTRAPS} parametric bootstraps"
+
+
+def _part(found: dict[str, Array], modes: int) -> Array:
+    """(...,) the share of seeds within prompts; with one mode they are all the residual there is."""
+    kept = {name: np.maximum(value, 0.0) for name, value in found.items()}
+    key = "prompt:seed" if modes > 1 else "Residual"
+    return np.asarray(kept[key] / sum(kept.values()))

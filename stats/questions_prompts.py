@@ -1,0 +1,276 @@
+"""Questions about prompts: how large (Q1), how different (Q2), which are odd (Q3), what of a new one (Q7)."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from . import closed, effects, resampling
+from .questions import Answer, between, number, probability, ratio, t_answer, untested
+from .routes import KENWARD, Route, intercept, model
+from .study import Study, mean_over, on_prompts
+
+__all__ = ["consistency", "downweighting", "effect_size", "generalisation", "outliers", "over_steps"]
+
+Array = npt.NDArray[np.floating[Any]]
+
+SKEWED = 1.0
+WIDER = 1.01
+LEAST_FOR_PREDICTION = 6
+LEAST_FOR_OUTLIERS = 4
+SHIFTS = (3, 4, 5, 6)
+
+
+def downweighting(study: Study, route: Route, seed: int = 0) -> Answer:
+    """Q1: the mean over prompts."""
+    x, n = study.means, len(study.prompts)
+    if n < 2 or not x.std(ddof=1) > 0:
+        return untested("all prompts have the same mean: check your pipeline", n)
+    found, method = closed.mean(x), f"t-test of {n} prompt means"
+    made = model(study, route.crossed) if route.reml else None
+    if isinstance(made, str):
+        method += f" ({made})"
+    elif made is not None and not (study.complete and _as_wide(intercept(made), found)):
+        found, method = intercept(made), f"{KENWARD} ({route.why})"
+    details = {"route": method, "scale": "log" if study.logs else "as given"} | _beside(study, x, found, seed)
+    made_of = t_answer(_of_mean(study, found), found, method, n, **details)
+    return _widest(made_of, study.logs) if details["skewed"] else made_of
+
+
+def _as_wide(one: closed.Mean, other: closed.Mean) -> bool:
+    """Whether seeds that act alike change nothing that matters: then the exact route stays."""
+    return bool(one.high - one.low < WIDER * (other.high - other.low))
+
+
+def _beside(study: Study, x: Array, found: closed.Mean, seed: int) -> dict[str, Any]:
+    """What stands beside the mean: other readings, skewness, other estimands, each mode and prompt."""
+    skewness = float(stats.skew(x, bias=False)) if len(x) > 2 else 0.0
+    details: dict[str, Any] = {
+        "skewness": skewness,
+        "skewed": len(x) >= 5 and abs(skewness) > SKEWED,
+        "bootstrap_t": resampling.bootstrap_t(x, seed) if len(x) >= 5 else None,
+        "detectable": effects.mean_detectable(float(x.std(ddof=1)), len(x)),
+        "by_mode": {mode: _of_mode(study, mode) for mode in dict.fromkeys(study.frame["mode"])},
+        "prompts": _table(study, x),
+    }
+    if study.logs:
+        ends = (float(found.low), float(found.high))
+        details |= {"ratio": math.exp(found.estimate), "ratio_ci": [math.exp(end) for end in ends]}
+    if 1 < len(study.categories) < len(x):
+        details["these_categories"] = _interval(closed.category_mean(x, study.codes))
+        details["new_categories"] = _interval(closed.new_category_mean(x, study.codes))
+    for column in ("downweighting_per_set", "legacy_ratio", "placebo_share"):
+        if column in study.frame.columns and column != study.response:
+            own = on_prompts(study, column)
+            details[column] = _interval(closed.mean(own)) if len(own) > 1 else None
+    return details
+
+
+def _interval(found: closed.Mean) -> dict[str, float]:
+    names = ("estimate", "low", "high", "df")
+    return {name: float(getattr(found, name)) for name in names}
+
+
+def _of_mode(study: Study, mode: str) -> dict[str, float] | None:
+    """Mean and interval of one mode by itself; `single` and `causal` are told here and nowhere else."""
+    x = on_prompts(study, study.response, (mode,))
+    return _interval(closed.mean(x)) | {"n": len(x)} if len(x) > 1 else None
+
+
+def _table(study: Study, x: Array) -> list[dict[str, Any]]:
+    """One row a prompt: category, mean, mean of each mode."""
+    cells = mean_over(study.y, 1)
+    return [
+        {"prompt": name, "category": category, "mean": x[i], **dict(zip(study.modes, cells[i], strict=True))}
+        for i, (name, category) in enumerate(zip(study.prompts, study.category_of, strict=True))
+    ]
+
+
+def _of_mean(study: Study, found: closed.Mean) -> str:
+    """Parallel tokens receive 0.62x the attention ..."""
+    rests = f"t({number(found.df)}) = {number(found.t)}, {probability(found.p)}, {len(study.prompts)} prompts"
+    if study.response == "downweighting":
+        ends = between(math.exp(found.low), math.exp(found.high))
+        return (
+            f"Parallel tokens receive {ratio(math.exp(found.estimate))} the attention of single tokens "
+            f"at the same distance (95 % CI {ends}, {rests})."
+        )
+    ends = between(found.low, found.high)
+    return f"The mean of {study.response} is {number(found.estimate)} (95 % CI {ends}, {rests})."
+
+
+def _widest(answer: Answer, logs: bool) -> Answer:
+    """With skewed prompts the wider of t and bootstrap-t is the headline; the other is in the details."""
+    ci, other = answer.ci, answer.details["bootstrap_t"]
+    if ci is None or other[1] - other[0] <= ci[1] - ci[0]:
+        return answer
+    shown = [math.exp(end) for end in other] if logs else other
+    sentence = f"{answer.sentence} Prompts are skewed: bootstrap-t gives {between(*shown)} instead."
+    details = {**answer.details, "t_ci": ci} | ({"ratio_ci": shown} if logs else {})
+    method = f"{answer.method}; interval by bootstrap-t, prompts being skewed"
+    return Answer(sentence, method, answer.n, answer.estimate, other, answer.df, answer.p, details)
+
+
+def outliers(study: Study) -> Answer:
+    """Q3: which prompt differs from the others."""
+    x, n = study.means, len(study.prompts)
+    if n < LEAST_FOR_OUTLIERS:
+        return untested(f"{n} prompts are too few to tell which is odd ({LEAST_FOR_OUTLIERS} are needed)", n)
+    if not x.std(ddof=1) > 0:
+        return untested("all prompts have the same mean: check your pipeline", n)
+    t, p = closed.studentised(x)
+    flagged = [name for name, value in zip(study.prompts, p, strict=True) if value < effects.ALPHA]
+    powers = {shift: effects.outlier_power(shift, n) for shift in SHIFTS}
+    apart = study.differences(*study.modes) if len(study.modes) == 2 else np.full(n, np.nan)
+    rows = [
+        {"prompt": name, "mean": x[i], "t": t[i], "p": p[i], "mean_without": np.delete(x, i).mean()}
+        | {"difference_of_modes_without": float(mean_over(np.delete(apart, i), 0))}
+        for i, name in enumerate(study.prompts)
+    ]
+    finds = ", ".join(f"{power:.0%} at {shift} SD" for shift, power in powers.items())
+    said = (
+        f"{', '.join(flagged)} differ{'s' if len(flagged) == 1 else ''} from the other prompts"
+        if flagged
+        else "No prompt was shown to differ from the others"
+    )
+    return Answer(
+        f"{said} (smallest Bonferroni {probability(float(p.min()))}); one odd prompt is found in {finds}.",
+        "externally studentised prompt means, Bonferroni",
+        n,
+        float(len(flagged)),
+        None,
+        float(n - 2),
+        float(p.min()),
+        {"flagged": flagged, "prompts": rows, "power": powers, "several_features": _several(study)},
+    )
+
+
+def _several(study: Study) -> dict[str, Any] | None:
+    """Prompts that are odd in mean, difference of modes and slope at once."""
+    features = {"mean": study.means}
+    if len(study.modes) == 2:
+        features["difference of modes"] = study.differences(study.modes[0], study.modes[1])
+    slopes = on_prompts(study, "slope")
+    if len(slopes) == len(study.prompts):
+        features["slope"] = slopes
+    x = np.column_stack(list(features.values()))
+    n, k = x.shape
+    if k < 2 or n < k + 3 or np.isnan(x).any() or np.linalg.matrix_rank(x - x.mean(axis=0)) < k:
+        return None
+    distance, p = closed.mahalanobis(x)
+    flagged = [name for name, value in zip(study.prompts, p, strict=True) if value < effects.ALPHA]
+    return {"features": list(features), "distance": distance, "p": p, "flagged": flagged}
+
+
+def effect_size(study: Study, per_prompt: Mapping[str, float] | None = None) -> Answer:
+    """Q4: Cohen's d over prompts, Hedges g, and how consistent prompts are."""
+    x, n = study.means, len(study.prompts)
+    if n < 2 or not x.std(ddof=1) > 0:
+        return untested("undefined (deterministic): prompts do not differ", n)
+    d = effects.cohen_d(x)
+    ci = effects.d_interval(d, n)
+    details: dict[str, Any] = {"consistency": consistency(study)}
+    if n > 2:
+        details["hedges_g"] = effects.hedges_g(x)
+    if per_prompt:
+        details["within_prompts"] = {"descriptive": True, "d": dict(per_prompt)}
+    agree = details["consistency"]
+    return Answer(
+        f"In SDs between prompts the mean is d = {number(d)} (95 % CI {between(*ci)}); "
+        f"{agree['same_sign']} of {n} prompts have its sign "
+        f"(a share of {between(*agree['share_ci'])} of all prompts).",
+        "mean / SD of prompt means; non-central t",
+        n,
+        d,
+        ci,
+        float(n - 1),
+        None,
+        details,
+    )
+
+
+def consistency(study: Study) -> dict[str, Any]:
+    """Q4b: signs, range, leave-one-out range, and tau over mean where prompts have errors of their own."""
+    x, n = study.means, len(study.prompts)
+    same = int(np.sum(np.sign(x) == np.sign(x.mean())))
+    left = [float(np.delete(x, i).mean()) for i in range(n)]
+    found: dict[str, Any] = {
+        "same_sign": same,
+        "share_ci": effects.agreement(same, n),
+        "range": [x.min(), x.max()],
+        "leave_one_out": [min(left), max(left)],
+    }
+    per_seed = mean_over(study.y, 2)
+    counts = np.sum(~np.isnan(per_seed), axis=1)
+    if n > 2 and counts.min() > 1:
+        found |= _heterogeneity(per_seed, counts)
+    return found
+
+
+def _heterogeneity(per_seed: Array, counts: npt.NDArray[np.integer[Any]]) -> dict[str, float]:
+    """tau, I2 from each prompt's own standard error over seeds."""
+    from statsmodels.stats.meta_analysis import combine_effects
+
+    means = mean_over(per_seed, 1)
+    squares = np.nansum((per_seed - means[:, None]) ** 2, axis=1) / (counts - 1) / counts
+    if not squares.min() > 0:
+        return {}
+    made = combine_effects(means, squares, method_re="iterated", use_t=True)
+    tau = math.sqrt(max(0.0, float(made.tau2)))
+    return {"tau": tau, "tau_over_mean": tau / abs(float(means.mean())), "i2": float(made.i2)}
+
+
+def generalisation(study: Study) -> Answer:
+    """Q7: what to expect of a new prompt."""
+    x, n = study.means, len(study.prompts)
+    if n < LEAST_FOR_PREDICTION:
+        return untested(f"{n} prompts say too little of a new one ({LEAST_FOR_PREDICTION} are needed)", n)
+    low, high, below = (float(value) for value in closed.prediction(x))
+    shown = [math.exp(end) for end in (low, high)] if study.logs else [low, high]
+    left = _without_categories(study, x)
+    unit, nothing = ("x", "1x") if study.logs else ("", "0")
+    return Answer(
+        f"A new prompt is expected at {between(*shown)}{unit} (95 %); "
+        f"it is below {nothing} with probability {number(below)}.",
+        "t prediction interval over prompt means",
+        n,
+        float(x.mean()),
+        (low, high),
+        float(n - 1),
+        None,
+        {"below_zero": below, "interval_shown": shown, "leave_one_category_out": left},
+    )
+
+
+def _without_categories(study: Study, x: Array) -> dict[str, Any] | None:
+    """How far off each category's prompts are when predicted by the mean of all others."""
+    codes, names = study.codes, study.categories
+    if len(names) < 2:
+        return None
+    errors = np.concatenate([x[codes == k] - x[codes != k].mean() for k in range(len(names))])
+    by = {name: float(x[codes == k].mean() - x[codes != k].mean()) for k, name in enumerate(names)}
+    return {"rmse": float(np.sqrt(np.mean(errors**2))), "by_category": by}
+
+
+def over_steps(study: Study) -> Answer:
+    """Q12: whether the response changes over steps: the slopes of prompts, never steps as rows."""
+    if "slope" not in study.frame.columns:
+        return untested("the frame has no column 'slope'")
+    x = on_prompts(study, "slope")
+    if len(x) < 2:
+        return untested(f"{len(x)} prompts have the three steps that a slope needs", len(x))
+    if not x.std(ddof=1) > 0:
+        return untested("all prompts have the same slope: check your pipeline", len(x))
+    found = closed.mean(x)
+    verdict = "changes" if found.p < effects.ALPHA else "was not shown to change"
+    return t_answer(
+        f"Down-weighting {verdict} over steps: {number(float(found.estimate))} a step on the log scale "
+        f"(95 % CI {between(float(found.low), float(found.high))}, {probability(float(found.p))}).",
+        found,
+        f"t-test of {len(x)} prompts' slopes",
+        len(x),
+        detectable=effects.mean_detectable(float(x.std(ddof=1)), len(x)),
+    )
