@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import dask
@@ -20,6 +21,7 @@ from distributed.utils import silence_logging_cmgr
 from ..errors import BadInput, RunError
 
 ANSWERS_WITHIN = 10  # seconds that a scheduler has to say that it is there
+QUIET = "ignore:resource_tracker"  # for processes that we start: what killed ones held is freed, and told of
 SILENCE = 30.0  # seconds without a heartbeat, at the least, before a worker is taken for dead
 
 
@@ -66,6 +68,8 @@ def local(workers: int, devices: int, patience: float) -> Iterator[Workers]:
         "distributed.nanny.pre-spawn-environ": dask.config.get("distributed.nanny.pre-spawn-environ")
         | {"PYTHONSAFEPATH": "1"},
     }
+    if QUIET not in sys.warnoptions:
+        sys.warnoptions.append(QUIET)
     with (
         _without_main(),
         dask.config.set(settings),
@@ -180,7 +184,8 @@ def free_there(client: Client) -> tuple[int, int]:
 
 def dashboard(there: Workers) -> str:
     """Address of the page that shows what our workers do; who started others knows theirs."""
-    return str(there.client.dashboard_link or "") if there.ours else ""
+    shows = there.ours and find_spec("bokeh") is not None  # without it the page says only that it is missing
+    return str(there.client.dashboard_link or "") if shows else ""
 
 
 def memory_used() -> float:

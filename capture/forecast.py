@@ -77,20 +77,22 @@ class Forecast:
 
     def lines(self) -> dict[str, str]:
         """Label -> text, for people."""
-        told = {
-            "left": self._left(),
+        told = {"left": self._left()}
+        if not self.plan:
+            return told | {"time": self._time()}
+        told |= {
             "unique work": self._unique(),
-            "prompt": f"{_count(self.work.prompt_asked, 'token')} asked, {self.work.prompt_fed:,} fed",
+            "prompts fed": f"{_count(self.work.prompt_fed, 'token')}, shared by cells that ask for "
+            f"{self.work.prompt_asked:,}",
             "raw": self._bytes({name: each.raw for name, each in self.weights.items()}),
             "stored": self._bytes({name: each.stored for name, each in self.weights.items()}),
         }
         if self.disk_free is not None:
             told["disk"] = f"{in_bytes(self.disk_free)} free"
-        if self.plan:
-            largest = max(map(len, self.plan.batches))
-            told["workers"] = str(self.plan.workers)
-            told["batches"] = f"{len(self.plan.batches)}, of {_count(largest, 'cell')} at most"
-            told["memory"] = _memory(self.plan)
+        largest = max(map(len, self.plan.batches))
+        told["workers"] = f"{self.plan.workers} on this machine"
+        told["batches"] = f"{len(self.plan.batches)}, of {_count(largest, 'cell')} at most"
+        told["memory"] = _memory(self.plan)
         told["time"] = self._time()
         return told | {f"warning {i}": text for i, text in enumerate(self.warnings, 1)}
 
@@ -132,7 +134,7 @@ class Forecast:
         values = ", ".join(f"{value}: {in_time(each)}" for value, each in self.by_max_tokens.items())
         alone = f"; each max_tokens alone: {values}" if values else ""
         return (
-            f"about {in_time(self.seconds)}{alone} (from a calibration of {self.calibration.date} with "
+            f"about {in_time(self.seconds)}{alone} (from --calibrate of {self.calibration.date} with "
             f"{self.calibration.grid}: {self.calibration.mean_width:.2f} tokens a set)"
         )
 

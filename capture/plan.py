@@ -1,16 +1,19 @@
 """Which cells go through the model together, on how many workers, in how much memory each."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, takewhile
+
+import numpy as np
 
 from ..dataset.cell import Cell
 from ..dataset.store import Task
 from ..errors import BadInput
 
 Needs = Callable[[Sequence[Task]], int]
+Groups = Sequence[Sequence[Task]]
 
-MOST_CELLS = 128  # more in one pass gain nothing, and all of them are lost with a worker
+MOST_CELLS = 48  # more in one pass gain little, and all that are under way are lost with a worker
 SHARE = 0.8  # of the free memory that a plan may use; the rest is for what others do meanwhile
 PROCESS = 450_000_000  # bytes of a worker before it has a model: Python, Dask, MLX, numpy, the cube's readers
 
@@ -75,28 +78,59 @@ def batches(
 ) -> list[tuple[Task, ...]]:
     """Batches of at most `most` cells (None: as many as serve all workers) that fit into `room` bytes."""
     groups = _together(tasks)
-    share = min(fair, -(-len(tasks) // workers))
-    limit = most if most is not None else max(share, *map(len, groups), 1)
     made: list[tuple[Task, ...]] = []
-    while groups:
-        count = _within(groups, limit)
-        while count > 1 and needs(_joined(groups[:count])) > room:
-            count //= 2
-        batch, groups = _joined(groups[:count]), groups[count:]
-        if len(batch) <= limit and needs(batch) <= room:
-            made.append(batch)
-        else:  # cell by cell: a follower can read its leader's track from the cube
-            made += [(task,) for task in leaders_first(batch)]
+    for part in _upto(groups, most) if most is not None else _alike(groups, workers, fair):
+        left = list(part)
+        while left:
+            count = len(left)
+            while count > 1 and needs(_joined(left[:count])) > room:
+                count //= 2
+            batch, left = _joined(left[:count]), left[count:]
+            if len(batch) <= (most or len(batch)) and needs(batch) <= room:
+                made.append(batch)
+            else:  # cell by cell: a follower can read its leader's track from the cube
+                made += [(task,) for task in leaders_first(batch)]
     return made
 
 
-def _within(groups: Sequence[Sequence[Task]], limit: int) -> int:
-    """How many groups, from the first on, have so many tasks together; one at the least."""
-    sums = accumulate(map(len, groups))
-    return max(1, sum(1 for _ in takewhile(lambda size: size <= limit, sums)))
+def _alike(groups: Groups, workers: int, fair: int) -> Iterator[Groups]:
+    """As many parts for each worker, all of about one size; a prompt's cells stay together if they can."""
+    ends = np.cumsum([len(group) for group in groups])
+    if not groups:
+        return
+    parts = workers * math.ceil(ends[-1] / workers / fair)
+    size, start = ends[-1] / parts, 0
+    whole = np.array([i for i in range(1, len(groups) + 1) if _turns(groups, i)])
+    for number in range(1, parts + 1):
+        if start == len(groups):
+            return
+        near = whole[np.abs(ends[whole - 1] - number * size).argmin()]
+        if abs(ends[near - 1] - number * size) > size / 2 or near <= start:
+            near = max(start, int(np.abs(ends - number * size).argmin())) + 1
+        stop = len(groups) if number == parts else int(near)
+        yield groups[start:stop]
+        start = stop
 
 
-def _joined(groups: Sequence[Sequence[Task]]) -> tuple[Task, ...]:
+def _upto(groups: Groups, most: int) -> Iterator[Groups]:
+    """Parts of at most so many cells, if a group has not more; cut between prompts if that is possible."""
+    start = 0
+    while start < len(groups):
+        stop, size = start + 1, len(groups[start])
+        while stop < len(groups) and size + len(groups[stop]) <= most:
+            size, stop = size + len(groups[stop]), stop + 1
+        between = [i for i in range(start + 1, stop + 1) if _turns(groups, i)]
+        stop = between[-1] if between else stop
+        yield groups[start:stop]
+        start = stop
+
+
+def _turns(groups: Groups, i: int) -> bool:
+    """Whether a prompt ends before this place."""
+    return i == len(groups) or groups[i - 1][0].cell.prompt != groups[i][0].cell.prompt
+
+
+def _joined(groups: Groups) -> tuple[Task, ...]:
     return tuple(task for group in groups for task in group)
 
 

@@ -1,6 +1,7 @@
 """Run a grid into a cube on Dask workers; the same call goes on where one stopped."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from ..dataset.grid import Grid
@@ -16,7 +17,7 @@ from .worker import Job
 
 
 def run(
-    grid: Grid,
+    grid: Grid | str | Path,
     where: Any,
     *,
     workers: int | str = "auto",
@@ -32,9 +33,10 @@ def run(
 ) -> Summary:
     """Run what is left of a grid into the cube at a path or URL; the same call goes on where one stopped.
 
-    `cross_check` is the share of the cells that is captured again, one at a time, and compared. A worker that
-    makes no forward pass for `patience` seconds is taken for hung.
+    A grid may be named by its file or preset. `cross_check` is the share of the cells that is captured again,
+    one at a time, and compared. A worker that makes no forward pass for `patience` seconds is taken for hung.
     """
+    grid = grid if isinstance(grid, Grid) else Grid.load(grid)
     options = Options(workers, batch_size, scheduler, limit, cross_check, fail_fast, patience)
     options.check(grid)
     began = time.monotonic()

@@ -14,7 +14,7 @@ from ..dataset.cube import Index
 from ..dataset.runlog import RunLog, now
 from ..dataset.schema import CHECKS, DONE, FAILED, PENDING, QUARANTINED
 from ..dataset.store import Driver, Task
-from ..errors import CubeError
+from ..errors import TempoError
 from . import cluster, worker
 from . import model as models
 from .cluster import Workers
@@ -245,11 +245,16 @@ class Session:
         try:
             yield
             state = "stopped at the first failure" if self.stopped else "finished"
+        except KeyboardInterrupt:
+            state = "stopped by the user"
+            raise
         except BaseException as error:
-            state = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            state = str(error) if isinstance(error, TempoError) else f"{type(error).__name__}: {error}"
             raise
         finally:
-            with suppress(CubeError):  # a full disk has said so already
+            with suppress(TempoError):  # a full disk, a lost lease: it has been said already
+                self._fold()
+            with suppress(TempoError):
                 self.log.write(state=state, ended=now(), **self.tally.record())
 
     def _write_log(self) -> None:

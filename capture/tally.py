@@ -61,9 +61,9 @@ class Tally:
     def report(self, report: Report) -> None:
         """A batch that came back."""
         row = self._row(report.worker)
-        for name in ("passes", "nodes", "seconds", "skipped"):
+        for name in ("passes", "nodes", "seconds", "skipped", "loads"):
             row[name] += getattr(report, name)
-        row |= {"host": report.host, "loads": report.loads, "peak_bytes": report.peak_bytes}
+        row |= {"host": report.host, "peak_bytes": report.peak_bytes}
 
     def loss(self, at: str, why: str, cells: list[Index]) -> None:
         """A batch that was lost with its worker, or raised."""

@@ -53,7 +53,7 @@ class Report:
     passes: int
     nodes: int
     seconds: float
-    loads: int  # models this process has loaded so far
+    loads: int  # models loaded for it
     peak_bytes: int
     found: tuple[Found, ...] = ()  # by a cross-check
 
@@ -74,7 +74,7 @@ def _in_thread(work: Callable[..., Report], job: Job, tasks: Sequence[Task]) -> 
 
 
 def _compute(job: Job, tasks: Sequence[Task], cores: int | None) -> Report:
-    began = time.perf_counter()
+    began, loads = time.perf_counter(), _loads
     left = [task for task in tasks if not task.done()]
     work = engine.Work(0, 0, 0.0)
     if left:
@@ -85,11 +85,11 @@ def _compute(job: Job, tasks: Sequence[Task], cores: int | None) -> Report:
             wanted = Wanted.of(grid.capture, grid.storage, loaded.facts)
             cells, tracks = [task.cell for task in left], _tracks(left)
             work = engine.capture(loaded, cells, writers, wanted, tracks=tracks, worker=name(), alive=alive)
-    return _report(began, work, len(left), len(tasks) - len(left))
+    return _report(began, loads, work, len(left), len(tasks) - len(left))
 
 
 def _compare(job: Job, tasks: Sequence[Task], cores: int | None) -> Report:
-    began = time.perf_counter()
+    began, loads = time.perf_counter(), _loads
     loaded, cube = _loaded(job, cores), Cube.open(Place.at(tasks[0].url))
     work, found = engine.Work(0, 0, 0.0), []
     with _watched(job.patience) as alive:
@@ -97,7 +97,7 @@ def _compare(job: Job, tasks: Sequence[Task], cores: int | None) -> Report:
             one, more = compared(loaded, cube, task.index, alive)
             found.append(one)
             work += more
-    return _report(began, work, len(tasks), 0, tuple(found))
+    return _report(began, loads, work, len(tasks), 0, tuple(found))
 
 
 def name() -> str:
@@ -106,7 +106,12 @@ def name() -> str:
 
 
 def _report(
-    began: float, work: engine.Work, cells: int, skipped: int, found: tuple[Found, ...] = ()
+    began: float,
+    loads: int,
+    work: engine.Work,
+    cells: int,
+    skipped: int,
+    found: tuple[Found, ...] = (),
 ) -> Report:
     seconds = time.perf_counter() - began
     return Report(
@@ -117,7 +122,7 @@ def _report(
         passes=work.passes,
         nodes=work.nodes,
         seconds=seconds,
-        loads=_loads,
+        loads=_loads - loads,
         peak_bytes=_peak(),
         found=found,
     )

@@ -76,7 +76,7 @@ def _stop(name: str) -> NoReturn:
 def _usage(error: Any) -> str:
     """What is wrong with the command line; without any words on it, the help that typer gives for that."""
     hint = f"; see '{error.ctx.command_path} --help'" if error.ctx and len(sys.argv) > 1 else ""
-    return str(error.format_message()) + hint
+    return str(error.format_message()).rstrip(".") + hint
 
 
 def say(text: str) -> None:

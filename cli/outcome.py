@@ -23,7 +23,12 @@ def lines(summary: "Summary", where: str) -> list[str]:
     if not summary.done and not summary.left and not summary.workers:
         done = f"{summary.before} of {summary.cells} cells are done in {where}"
         return [f"nothing left to do: {done}", *_given_up(summary)]
-    told = [*_did(summary), *_workers(summary.workers), *_crossed(summary.cross), *_given_up(summary)]
+    told = [
+        *_did(summary),
+        *_workers(summary.workers),
+        *_crossed(summary.cross, summary.failed),
+        *_given_up(summary),
+    ]
     return [*told, _line("cube", where), _line("next", f"tempo-stats verify {shlex.quote(where)}")]
 
 
@@ -66,13 +71,16 @@ def _workers(rows: tuple[dict[str, Any], ...]) -> list[str]:
     return _listed("workers", told, MOST_WORKERS)
 
 
-def _crossed(cross: Mapping[str, float] | None) -> list[str]:
+def _crossed(cross: Mapping[str, float] | None, failed: Mapping[str, str]) -> list[str]:
     if not cross:
         return []
+    wrong = sum(reason.startswith("cross-check") for reason in failed.values())
     names = {"attention": "attention", "logprob": "log-probability", "kl": "KL"}
     found = [f"{text} {cross[name]:.1e}" for name, text in names.items() if not math.isnan(cross[name])]
     cells = _cells(int(cross["cells"]))
-    return [_line("cross-check", f"{cells} captured again alone, largest differences: {', '.join(found)}")]
+    agree = "all agree" if not wrong else f"{wrong} differ"
+    told = f"{cells} captured again alone: {agree}; largest differences as stored: {', '.join(found)}"
+    return [_line("cross-check", told)]
 
 
 def _given_up(summary: "Summary") -> list[str]:

@@ -1,5 +1,6 @@
 """`tempo-stats`: what a cube says, and whether it can be believed."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, NoReturn
@@ -63,24 +64,33 @@ def _run(record: Mapping[str, Any]) -> list[str]:
     """A run in a line, and each of its workers in one."""
     driver = record.get("driver", {})
     lines = [
-        f"{record['began'][:19]}  {record['grid']}: {record.get('done', 0)} of {record['cells']} cells, "
+        f"{record['began'][:19]}  {record['grid']}: {record.get('done', 0)} of {_cells(record['cells'])}, "
         f"{record['state']}; {record['host']}, tempocube {record['versions']['tempocube']}, "
         f"driver {driver.get('cpu_seconds', 0):.1f} s of CPU, {in_bytes(driver.get('peak_bytes', 0))}"
     ]
     for row in record.get("workers", ()):
+        loads = f"{row['loads']} model load{'s' * (row['loads'] != 1)}"
         lines.append(
-            f"  {row['worker']}: {row['cells']} cells, {row['loads']} model load{'s' * (row['loads'] != 1)}, "
+            f"  {row['worker']}: {_cells(row['cells'])}, {loads}, "
             f"{row['passes']} passes, {row['nodes']} nodes, {row['seconds']:.1f} s, {in_bytes(row['bytes'])} "
             f"written, at most {in_bytes(row['peak_bytes'])} of memory"
         )
     lines += [
-        f"  {loss['at'][:19]}  {loss['cells']} cells: {loss['why']}" for loss in record.get("losses", ())
+        f"  {loss['at'][:19]}  {_cells(loss['cells'])}: {loss['why']}" for loss in record.get("losses", ())
     ]
     if cross := record.get("cross_check"):
-        known = {name: cross[name] for name in ("attention", "logprob", "kl") if cross[name] is not None}
+        known = {
+            name: cross[name]
+            for name in ("attention", "logprob", "kl")
+            if cross[name] is not None and math.isfinite(cross[name])
+        }
         apart = ", ".join(f"{name} {value:.1e}" for name, value in known.items())
         lines.append(f"  cross-checked {cross['cells']}: at most {apart} apart")
     return lines
+
+
+def _cells(n: int) -> str:
+    return f"{n} cell{'s' * (n != 1)}"
 
 
 def main() -> NoReturn:

@@ -43,7 +43,7 @@ def test_the_100_experiments_are_counted_without_their_model(tmp_path):
     assert found.work.experiments == 20
     assert found.work.prompt_asked == 10 * found.work.prompt_fed
     assert found.plan.workers == 1
-    assert [len(batch) for batch in found.plan.batches] == [100]
+    assert [len(batch) for batch in found.plan.batches] == [30, 40, 30]
     lines = found.lines()
     assert lines["time"] == "unknown (--calibrate measures it)"
     assert lines["left"] == "100 of 100 cells (0 done)"
@@ -151,7 +151,7 @@ def test_time_is_that_of_the_worker_with_the_most_to_do(path, workers, rounds):
     alone = 1 + 3  # the prompt's pass and three sets
     crowd = max(1, workers / 2)  # three workers take turns on two cores
     assert found.seconds == pytest.approx(10 + crowd * (5 + rounds * alone))
-    assert f"calibration of {PLANTED.date}" in found.lines()["time"]
+    assert f"--calibrate of {PLANTED.date}" in found.lines()["time"]
 
 
 def test_packing_takes_the_passes_of_one_experiment(path):

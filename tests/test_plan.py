@@ -35,7 +35,7 @@ def test_every_task_is_in_one_batch_that_fits(prompts, seeds, replay, most, work
     assert sorted(task.index for batch in made for task in batch) == [task.index for task in asked]
     assert all(batch and by_length(batch) <= room for batch in made)
     together = 2 if replay else 1  # a leader and its follower are not torn apart without need
-    limit = most if most is not None else max(together, -(-len(asked) // workers))
+    limit = most if most is not None else 1.5 * max(together, -(-len(asked) // workers))
     assert all(len(batch) <= max(limit, 1) for batch in made)
 
 
@@ -57,9 +57,28 @@ def test_cells_that_share_a_prompt_stand_side_by_side():
     assert [len({task.cell.prompt for task in batch}) for batch in made] == [1, 1, 1, 1]
 
 
+@given(prompts=st.integers(1, 12), seeds=st.integers(1, 6), workers=st.integers(1, 4))
+def test_a_prompt_is_torn_apart_only_where_it_is_much(prompts, seeds, workers):
+    asked = tasks(prompts, seeds)
+    made = batches(asked, by_length, room=10**9, workers=workers)
+    homes = {}
+    for number, batch in enumerate(made):
+        for task in batch:
+            homes.setdefault(task.cell.prompt, set()).add(number)
+    share = len(asked) / workers / -(-len(asked) // workers // MOST_CELLS or 1)
+    if 2 * seeds <= share / 2:
+        assert all(len(each) == 1 for each in homes.values())
+
+
+def test_the_hundred_cells_of_the_seeds_go_evenly_and_prompt_by_prompt():
+    made = batches(tasks(10, 5), by_length, room=10**9, workers=2)
+    assert sorted(map(len, made)) == [20, 20, 30, 30]
+    assert sum(len({task.cell.prompt for task in batch}) for batch in made) == 10
+
+
 def test_every_worker_gets_something_and_no_batch_is_endless():
     assert len(batches(tasks(10, 5), by_length, room=10**9, workers=3)) >= 3
-    assert max(map(len, batches(tasks(50, 10), by_length, room=10**9))) <= MOST_CELLS
+    assert max(map(len, batches(tasks(50, 10), by_length, room=10**9))) <= 1.5 * MOST_CELLS
 
 
 GB = 10**9

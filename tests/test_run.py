@@ -117,7 +117,7 @@ def test_the_log_says_who_did_what_and_how_a_run_ended(tmp_path, path, monkeypat
         run(asked(path, seeds=[42, 43]), cube, workers=1)
     first, second = runs(cube)
     assert (first["state"], first["done"], first["cells"]) == ("finished", 6, 6)
-    assert second["state"] == "CubeError: the disk is on fire"
+    assert second["state"] == "the disk is on fire"
     assert first["ended"] >= first["began"]
     assert sum(row["cells"] for row in first["workers"]) == 6
     assert sum(row["bytes"] for row in first["workers"]) == first["bytes"] == summary.stored > 0

@@ -39,7 +39,7 @@ def test_a_batch_goes_into_the_cube_and_is_not_done_twice(tmp_path, path):
         first = worker.compute(job(path), tasks[:4])
         second = worker.compute(job(path), tasks)
         assert (first.cells, first.skipped, second.cells, second.skipped) == (4, 0, len(tasks) - 4, 4)
-        assert first.loads == second.loads == 1
+        assert (first.loads, second.loads) == (1, 0)
         assert first.passes > 0
         assert first.peak_bytes > 10**8
         assert worker.compute(job(path), tasks).passes == 0
@@ -78,7 +78,7 @@ def test_a_worker_that_holds_a_model_of_other_files_loads_it_anew(tmp_path):
             worker._held.clear()
             worker.compute(job(name), run.todo())
             run.fold()
-        assert report.loads == 2 * number + 1
+        assert report.loads == 1
         assert len(worker._held) == 1
         here, alone = (tc.open_cube(tmp_path / f"{number}{end}.zarr") for end in ("", "-alone"))
         np.testing.assert_array_equal(here.digest, alone.digest)
