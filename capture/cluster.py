@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
@@ -97,6 +98,7 @@ def _interrupts_held() -> Iterator[Callable[[], None]]:
     A terminal sends it to all of them, and one that is just coming up would die with a traceback. What is
     handed out ends that for the thread that began it.
     """
+    resource_tracker.ensure_running()  # where it is started, it lets signals through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
     def heard() -> None:

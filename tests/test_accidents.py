@@ -134,6 +134,24 @@ def test_ctrl_c_ends_in_one_line_and_leaves_no_process(folder, sign):
     same_as_calm(folder, cube)
 
 
+def test_ctrl_c_while_workers_come_up_is_one_line_too_and_a_quiet_run_says_nothing(folder):
+    run = subprocess.Popen(
+        words(folder, "early.zarr", "--workers", "2", "--quiet"),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until = time.monotonic() + 60
+    while not any("spawn_main" in " ".join(child.cmdline()) for child in children(run)):
+        assert time.monotonic() < until
+    os.killpg(run.pid, signal.SIGINT)
+    err = run.communicate(timeout=60)[1]
+    assert run.returncode == 1
+    assert (err.startswith("tempo-capture: stopped"), err.count("\n")) == (True, 1), err
+    assert capture(folder, "early.zarr", "--workers", "2", "--quiet") == (0, "", "")
+    same_as_calm(folder, "early.zarr")
+
+
 def test_a_second_run_on_a_cube_is_refused_and_the_first_goes_on(folder):
     with capturing(folder, "twice.zarr", "--workers", 1) as run:
         code, out, err = capture(folder, "twice.zarr")
