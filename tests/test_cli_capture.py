@@ -273,10 +273,8 @@ def test_of_many_failures_ten_are_listed_and_the_others_counted():
 def test_a_cross_check_tells_its_largest_differences_and_its_json_is_json():
     cross = {"cells": 4, "attention": 2e-7, "logprob": float("nan"), "kl": float("nan")}
     summary = replace(SUMMARY, cross=cross)
-    assert (
-        "cross-check  4 cells captured again alone, largest differences: attention 2.0e-07"
-        in outcome.lines(summary, "x")
-    )
+    told = "4 cells captured again alone: all agree; largest differences as stored: attention 2.0e-07"
+    assert f"cross-check  {told}" in outcome.lines(summary, "x")
     plain = json.loads(json.dumps(outcome.plain(summary), allow_nan=False))
     assert plain["cross"] == {"cells": 4, "attention": 2e-7, "logprob": None, "kl": None}
     assert plain["ok"] is True

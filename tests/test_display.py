@@ -155,10 +155,12 @@ def test_a_reader_that_goes_away_does_not_stop_the_run(monkeypatch):
 # --- a terminal
 
 
+END = "that is all"
+
+
 def on_terminal(monkeypatch, *states, kind="xterm"):
     """What a real terminal of 80 columns is sent."""
     screen, line = pty.openpty()
-    os.set_blocking(screen, False)
     for name, value in (("TERM", kind), ("COLUMNS", "80"), ("LINES", "24")):
         monkeypatch.setenv(name, value)
     with open(line, "w") as stream, open(screen, "rb", buffering=0) as sent:
@@ -166,7 +168,12 @@ def on_terminal(monkeypatch, *states, kind="xterm"):
         with watching("auto") as watch:
             for state in states:
                 watch(state)
-        return (sent.read(1 << 20) or b"").decode()
+        stream.write(END)
+        stream.flush()
+        seen = b""
+        while not seen.endswith(END.encode()):  # what was written comes out bit by bit
+            seen += sent.read(1 << 20)
+        return seen.decode().removesuffix(END)
 
 
 def test_a_terminal_gets_a_bar_with_news_above_it(monkeypatch):
