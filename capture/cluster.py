@@ -73,6 +73,7 @@ def local(workers: int, devices: int, patience: float) -> Iterator[Workers]:
         sys.warnoptions.append(QUIET)
     with (
         _without_main(),
+        _environment_kept(),
         dask.config.set(settings),
         _interrupts_held() as heard,
         LocalCluster(
@@ -89,6 +90,18 @@ def local(workers: int, devices: int, patience: float) -> Iterator[Workers]:
         cluster.scale(workers)
         heard()
         yield Workers(client, partial(cluster.sync, _mend, cluster, workers), ours=True)
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Dask hands variables to its workers by setting them here, and leaves them."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A grid on Dask workers: the same cube however it is spread, and after accidents."""
 
+import os
 import subprocess
 import sys
 import time
@@ -58,7 +59,9 @@ def test_layers_1_2_and_3_give_the_same_content(tmp_path, path):
 
 def test_a_run_goes_on_where_it_stopped_and_ends_at_once_when_nothing_is_left(tmp_path, path):
     wanted, cube = asked(path), tmp_path / "cube.zarr"
+    around = dict(os.environ), vars(sys.modules["__main__"]).get("__file__"), list(sys.path)
     first = run(wanted, cube, workers=1, limit=2)
+    assert around == (dict(os.environ), vars(sys.modules["__main__"]).get("__file__"), list(sys.path))
     assert (first.before, first.done, first.left) == (0, 2, len(wanted.cells()) - 2)
     second = run(wanted, cube, workers=2, batch_size=1)
     assert (second.before, second.done, second.left) == (2, len(wanted.cells()) - 2, 0)
