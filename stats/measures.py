@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ..dataset.schema import DONE, FAIL, FAILED, PASS, TREATMENT_CHECKS
 from ..errors import BadInput
 from .findings import MASSES
 from .subjects import Subjects
@@ -191,6 +192,18 @@ def _attrs(subjects: Subjects) -> dict[str, Any]:
         "used": len(subjects.indices),
         "layers": list(subjects.layers),
         "heads": list(subjects.heads),
+        "checks": _checks(subjects),
+    }
+
+
+def _checks(subjects: Subjects) -> dict[str, dict[str, int]]:
+    """How often each treatment check passed and failed, over the experiments that were captured."""
+    cube = subjects.cube
+    captured = np.isin(cube.status(), (DONE, FAILED))
+    results = cube.read("check_result")[captured]
+    return {
+        name: {"pass": int((results[:, i] == PASS).sum()), "fail": int((results[:, i] == FAIL).sum())}
+        for i, name in enumerate(TREATMENT_CHECKS)
     }
 
 

@@ -15,8 +15,11 @@ import pytest
 import xarray as xr
 import zarr
 
+from cubes import PROMPT_TOKENS, facts, fill, grid
 from tempocube.dataset.reading import open_cube
+from tempocube.dataset.schema import FAIL, FAILED, TREATMENT_CHECKS
 from tempocube.dataset.simulated import Design, Effects, cube
+from tempocube.dataset.store import Driver
 from tempocube.errors import BadInput, DamagedError
 from tempocube.stats import cache, measures
 
@@ -494,3 +497,18 @@ def test_memory_does_not_grow_with_the_cube(make: Make) -> None:
         tracemalloc.stop()
     assert raw > 150e6
     assert peak < raw / 3
+
+
+def test_a_table_says_how_often_each_treatment_check_held(tmp_path):
+    """Of failed experiments too: they are what a gate must hear of."""
+    where, model = tmp_path / "a.zarr", facts()
+    fill(where, grid(2), model)
+    checks = measures.experiments(where).attrs["checks"]
+    assert list(checks) == list(TREATMENT_CHECKS)
+    assert sum(count["pass"] for count in checks.values()) > 0
+    assert not any(count["fail"] for count in checks.values())
+    with Driver(where, grid(2), model, PROMPT_TOKENS) as driver:
+        results = driver.cube.read("check_result")[0, 0, 0].copy()
+        results[TREATMENT_CHECKS.index("isolation")] = FAIL
+        driver.ledger.set({(0, 0, 0): {"check_result": results, "status": FAILED}})
+    assert measures.experiments(where).attrs["checks"]["isolation"]["fail"] == 1
