@@ -1,5 +1,6 @@
 """A cell captured a second time, alone and along the sets it took: how far the two captures differ."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,24 +38,34 @@ def difference(first: Kept, second: Kept) -> Difference:
         if not np.array_equal(first.small[name], second.small[name]):
             raise ValueError(f"the second capture took another path: {name} differs")
     one, two = first.data, second.data
-    logprob = _apart(one.get("logits"), two.get("logits"))
-    return Difference(_apart(_weights(one), _weights(two)), logprob, _divergence(one, two))
+    logits = one.get("logits"), two.get("logits")
+    return Difference(apart(_weights(one), _weights(two)), apart(*logits), divergence(*logits))
 
 
 def _weights(data: dict[str, Floats]) -> Floats | None:
     return np.exp(data["log_attention"]) if "log_attention" in data else data.get("attention")
 
 
-def _apart(one: Floats | None, two: Floats | None) -> float:
+def apart(one: Floats | None, two: Floats | None) -> float:
+    """The largest difference; infinite where other entries are there, NaN where nothing was captured."""
     if one is None or two is None:
         return NAN
     if not np.array_equal(np.isnan(one), np.isnan(two)):
         return float("inf")
-    return float(np.nanmax(np.abs(one - two), initial=0.0))
+    with np.errstate(invalid="ignore"):  # an infinity that is in both is no difference
+        return float(np.nanmax(np.where(one == two, 0, np.abs(one - two)), initial=0.0))
 
 
-def _divergence(one: dict[str, Floats], two: dict[str, Floats]) -> float:
-    if "logits" not in one or "logits" not in two:
+def divergence(one: Floats | None, two: Floats | None) -> float:
+    """The largest KL of a step, from (step, vocab) log-probabilities; NaN where there are none."""
+    if one is None or two is None:
         return NAN
-    p, q = one["logits"].astype(np.float64), two["logits"].astype(np.float64)
-    return float((np.exp(p) * (p - q)).sum(axis=1).max(initial=0.0))
+    p, q = one.astype(np.float64), two.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        terms = np.where(np.isneginf(p), 0.0, np.exp(p) * (p - q))
+    return float(terms.sum(axis=-1).max(initial=0.0))
+
+
+def larger(one: float, two: float) -> float:
+    """The larger of two; NaN counts for nothing."""
+    return two if math.isnan(one) or two > one else one

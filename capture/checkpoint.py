@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
+from .blas import cache_folder
 
 EMBEDDED = "embedded"
 WEIGHTS = "model*.safetensors"
@@ -161,9 +162,7 @@ def _key(path: Path) -> str:
 
 
 def _cache_file() -> Path:
-    if own := os.environ.get("TEMPOCUBE_CACHE"):
-        return Path(own) / "sha256.json"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tempocube" / "sha256.json"
+    return cache_folder() / "sha256.json"
 
 
 def _remembered() -> dict[str, str]:

@@ -15,7 +15,7 @@ from ..dataset.encoding import HIDDEN, decode, encode
 from ..dataset.schema import Variable
 from ..dataset.verify import blocks
 from . import engine, selftest
-from .again import Difference
+from .again import Difference, apart, divergence, larger
 from .experiment import Track
 from .wanted import Wanted
 
@@ -76,11 +76,11 @@ class _Worst:
 
     def see(self, one: Array, two: Array, variable: Variable) -> None:
         """Hold one stored block against another."""
-        self.codes = _larger(self.codes, _codes_apart(one, two, variable))
+        self.codes = larger(self.codes, _codes_apart(one, two, variable))
         first, second = _values(one, variable), _values(two, variable)
-        self.apart = _larger(self.apart, _apart(first, second))
+        self.apart = larger(self.apart, apart(first, second))
         if variable.name == "logits":
-            self.divergence = _larger(self.divergence, _divergence(first, second))
+            self.divergence = larger(self.divergence, divergence(first, second))
 
 
 def _as_stored(block: npt.NDArray[np.float32], like: Array, variable: Variable) -> Array:
@@ -103,22 +103,6 @@ def _codes_apart(one: Array, two: Array, variable: Variable) -> float:
     return float(np.abs(first - second).max(initial=0))
 
 
-def _apart(one: npt.NDArray[np.float32], two: npt.NDArray[np.float32]) -> float:
-    """The largest difference of weights, or of log-probabilities; infinite where other entries are there."""
-    if not np.array_equal(np.isnan(one), np.isnan(two)):
-        return math.inf
-    with np.errstate(invalid="ignore"):  # an infinity that is in both is no difference
-        return float(np.nanmax(np.where(one == two, 0, np.abs(one - two)), initial=0.0))
-
-
-def _divergence(one: npt.NDArray[np.float32], two: npt.NDArray[np.float32]) -> float:
-    """The largest KL of a step."""
-    p, q = one.astype(np.float64), two.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        terms = np.where(np.isneginf(p), 0.0, np.exp(p) * (p - q))
-    return float(terms.sum(axis=-1).max(initial=0.0))
-
-
 def _values(block: Array, variable: Variable) -> npt.NDArray[np.float32]:
     if not variable.codec:
         return block.astype(np.float32)
@@ -136,7 +120,3 @@ def _wrong(worst: dict[str, _Worst], model: models.Model) -> str:
             of = f" ({found.codes:.0f} codes of log16)" if 1 < found.codes < math.inf else ""
             told.append(f"{name} by {found.apart:.2g}{of}")
     return f"cross-check: a second capture differs in {' and '.join(told)}" if told else ""
-
-
-def _larger(one: float, two: float) -> float:
-    return two if math.isnan(one) or two > one else one

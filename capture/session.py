@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from ..dataset.cube import Index
 from ..dataset.runlog import RunLog, now
@@ -159,7 +158,7 @@ class Session:
     def _give_up(self, index: Index, status: int, why: str) -> None:
         """Mark a cell, unless it was done before its worker died."""
         self._fold()
-        if self.driver.ledger.status()[index] != DONE:
+        if not self._is(index, DONE):
             self.driver.ledger.mark([index], status, why)
             self._failed(index, why)
 
@@ -219,11 +218,7 @@ class Session:
         return self._is(task.index, PENDING) and task.index not in self.waiting
 
     def _is(self, index: Index, status: int) -> bool:
-        return bool(self._status[index] == status)
-
-    @property
-    def _status(self) -> npt.NDArray[np.uint8]:
-        return self.driver.ledger.status()
+        return self.driver.ledger.status_of(index) == status
 
     def _crew(self, there: Workers, work: Callable[..., worker.Report]) -> Crew:
         return Crew(there, work, self.job, patience=self.job.patience, holds=self.driver.lease.check)
@@ -264,7 +259,7 @@ class Session:
 
     def summary(self) -> Summary:
         """What all of it came to."""
-        cube, status = self.driver.cube, self._status
+        cube, status = self.driver.cube, self.driver.ledger.status()
         errors = cube.read("error") if np.isin(status, (FAILED, QUARANTINED)).any() else None
         gone: dict[int, dict[str, str]] = {FAILED: {}, QUARANTINED: {}}
         for index in self.asked:

@@ -10,7 +10,8 @@ from typing import Any
 from ..dataset.cube import Index
 from ..dataset.ledger import Folded
 from ..dataset.schema import DONE
-from .again import Difference
+from .again import Difference, larger
+from .words import finite
 from .worker import Report
 
 KEPT_LOSSES = 200  # deaths that the log tells of one by one
@@ -75,7 +76,7 @@ class Tally:
         """One cell of a cross-check."""
         most = self.cross or {"cells": 0, "attention": math.nan, "logprob": math.nan, "kl": math.nan}
         self.cross = {"cells": most["cells"] + 1} | {
-            name: _larger(most[name], getattr(apart, name)) for name in ("attention", "logprob", "kl")
+            name: larger(most[name], getattr(apart, name)) for name in ("attention", "logprob", "kl")
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -104,14 +105,3 @@ class Tally:
         return self._workers.setdefault(
             worker, empty | {"seconds": 0.0, "bytes": 0, "loads": 0, "peak_bytes": 0}
         )
-
-
-def finite(values: dict[str, float] | None) -> dict[str, float | None] | None:
-    """The same for JSON, which has no NaN and no infinity."""
-    if values is None:
-        return None
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
-
-
-def _larger(one: float, two: float) -> float:
-    return two if math.isnan(one) else one if math.isnan(two) else max(one, two)

@@ -1,4 +1,7 @@
-"""Numbers and foreign text as people read them."""
+"""Numbers and foreign text as people, and other programs, read them."""
+
+import math
+from collections.abc import Mapping
 
 
 def shown(text: str, encoding: str = "utf-8") -> str:
@@ -25,3 +28,10 @@ def in_time(seconds: float) -> str:
     if whole < 60:
         return f"{whole} s"
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def finite(values: Mapping[str, float] | None) -> dict[str, float | None] | None:
+    """Numbers for JSON, which has no NaN and no infinity: null instead."""
+    if values is None:
+        return None
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..capture.words import in_bytes, in_time
+from ..capture.words import finite, in_bytes, in_time
 from ..dataset.cube import Cube
 from ..dataset.grid import Grid
 from ..dataset.schema import DONE
@@ -34,8 +34,7 @@ def lines(summary: "Summary", where: str) -> list[str]:
 
 def plain(summary: "Summary") -> dict[str, Any]:
     """The same for scripts; what was not compared is null, as JSON has no NaN."""
-    cross = {n: v if math.isfinite(v) else None for n, v in (summary.cross or {}).items()}
-    return {**asdict(summary), "cross": cross or None, "ok": summary.ok}
+    return {**asdict(summary), "cross": finite(summary.cross), "ok": summary.ok}
 
 
 def stopped(grid: Grid, where: str, overwrite: bool) -> str:

@@ -95,6 +95,10 @@ class Ledger:
         """Status of every cell, as last written."""
         return self._status.copy()
 
+    def status_of(self, index: Index) -> int:
+        """Status of one cell, as last written."""
+        return int(self._status[index])
+
     def recheck(self, since: float | None = None) -> list[Index]:
         """Cells whose shards are newer than their receipt (or than a time) and do not verify: pending again.
 
