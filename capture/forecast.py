@@ -24,7 +24,7 @@ from . import model as models
 from .calibration import Calibration
 from .effort import Asked, history
 from .plan import PROCESS, Plan, planned
-from .words import in_bytes, in_time
+from .words import how_many, in_bytes, in_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Forecast:
             return told | {"time": self._time()}
         told |= {
             "unique work": self._unique(),
-            "prompts fed": f"{_count(self.work.prompt_fed, 'token')}, shared by cells that ask for "
+            "prompts fed": f"{how_many(self.work.prompt_fed, 'token')}, shared by cells that ask for "
             f"{self.work.prompt_asked:,}",
             "raw": self._bytes({name: each.raw for name, each in self.weights.items()}),
             "stored": self._bytes({name: each.stored for name, each in self.weights.items()}),
@@ -91,7 +91,7 @@ class Forecast:
             told["disk"] = f"{in_bytes(self.disk_free)} free"
         largest = max(map(len, self.plan.batches))
         told["workers"] = f"{self.plan.workers} on this machine"
-        told["batches"] = f"{len(self.plan.batches)}, of {_count(largest, 'cell')} at most"
+        told["batches"] = f"{len(self.plan.batches)}, of {how_many(largest, 'cell')} at most"
         told["memory"] = _memory(self.plan)
         told["time"] = self._time()
         return told | {f"warning {i}": text for i, text in enumerate(self.warnings, 1)}
@@ -114,13 +114,13 @@ class Forecast:
 
     def _left(self) -> str:
         given_up = f", {self.work.given_up} given up" if self.work.given_up else ""
-        return f"{self.work.left} of {_count(self.cells, 'cell')} ({self.work.done} done{given_up})"
+        return f"{self.work.left} of {how_many(self.cells, 'cell')} ({self.work.done} done{given_up})"
 
     def _unique(self) -> str:
-        told = f"{_count(self.work.experiments, 'experiment')} that can differ"
+        told = f"{how_many(self.work.experiments, 'experiment')} that can differ"
         expected = self.work.nodes_expected
         about = "" if expected is None else f", about {expected:,} expected"
-        return f"{told}; at most {_count(self.work.nodes_at_most, 'token')} fed{about}"
+        return f"{told}; at most {how_many(self.work.nodes_at_most, 'token')} fed{about}"
 
     def _bytes(self, kinds: dict[str, int]) -> str:
         parts = ", ".join(f"{name} {in_bytes(value)}" for name, value in kinds.items())
@@ -269,9 +269,5 @@ def _memory(plan: Plan) -> str:
     parts = (
         f"process {in_bytes(PROCESS)}, model {in_bytes(plan.weights)}, largest batch {in_bytes(plan.largest)}"
     )
-    each = f"{_count(plan.workers, 'worker')} x {in_bytes(plan.each)} ({parts})"
+    each = f"{how_many(plan.workers, 'worker')} x {in_bytes(plan.each)} ({parts})"
     return f"{each} = at most {in_bytes(plan.workers * plan.each)}; {in_bytes(plan.free)} free"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"

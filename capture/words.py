@@ -35,3 +35,8 @@ def finite(values: Mapping[str, float] | None) -> dict[str, float | None] | None
     if values is None:
         return None
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def how_many(number: int, what: str) -> str:
+    """`1 cell`, `1,200 cells`."""
+    return f"{number:,} {what}{'s' * (number != 1)}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..capture.words import finite, in_bytes, in_time
+from ..capture.words import finite, how_many, in_bytes, in_time
 from ..dataset.cube import Cube
 from ..dataset.grid import Grid
 from ..dataset.schema import DONE
@@ -63,7 +63,7 @@ def _did(summary: "Summary") -> list[str]:
 
 def _workers(rows: tuple[dict[str, Any], ...]) -> list[str]:
     told = [
-        f"{row['worker']}: {_cells(row['cells'])}, {_count(row['loads'], 'model load')}, "
+        f"{row['worker']}: {_cells(row['cells'])}, {how_many(row['loads'], 'model load')}, "
         f"at most {in_bytes(row['peak_bytes'])} of memory"
         for row in rows
     ]
@@ -105,8 +105,4 @@ def _line(name: str, text: str) -> str:
 
 
 def _cells(n: int) -> str:
-    return _count(n, "cell")
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + "s" * (n != 1)
+    return how_many(n, "cell")

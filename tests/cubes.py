@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import obstore
+import pytest
 
 from tempocube.dataset.cube import Cube
 from tempocube.dataset.encoding import row_axis
@@ -150,3 +151,15 @@ def die_after(calls: int) -> None:
     for module, names in ((obstore, ("put", "put_async", "delete", "delete_async")), (os, ("rename",))):
         for name in names:
             setattr(module, name, counted(getattr(module, name)))
+
+
+# Sink, recency, true ratio, and where the original's formula ends up: four planted cubes.
+PLANTED_RATIOS = pytest.mark.parametrize(
+    ("sink", "recency", "truth", "fooled"),
+    [
+        pytest.param(0.0, 0.0, 1.0, (0.98, 1.02), id="no sink, no recency"),
+        pytest.param(0.5, 0.0, 1.0, (0.34, 0.37), id="sink"),
+        pytest.param(0.5, 0.15, 1.0, (0.3, 0.7), id="sink and recency"),
+        pytest.param(0.5, 0.15, 0.5, (0.3, 0.4), id="half, sink and recency"),
+    ],
+)

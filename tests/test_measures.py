@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from cubes import PROMPT_TOKENS, facts, fill, grid
+from cubes import PLANTED_RATIOS, PROMPT_TOKENS, facts, fill, grid
 from tempocube.dataset.reading import open_cube
 from tempocube.dataset.schema import FAIL, FAILED, TREATMENT_CHECKS
 from tempocube.dataset.simulated import Design, Effects, cube
@@ -73,15 +73,7 @@ def by_oracle(where: str, layers: Any = slice(None), heads: Any = slice(None)) -
 # --- what was planted is found
 
 
-@pytest.mark.parametrize(
-    ("sink", "recency", "truth", "fooled"),
-    [
-        pytest.param(0.0, 0.0, 1.0, (0.98, 1.02), id="no sink, no recency"),
-        pytest.param(0.5, 0.0, 1.0, (0.34, 0.37), id="sink"),
-        pytest.param(0.5, 0.15, 1.0, (0.3, 0.7), id="sink and recency"),
-        pytest.param(0.5, 0.15, 0.5, (0.3, 0.4), id="half, sink and recency"),
-    ],
-)
+@PLANTED_RATIOS
 def test_the_planted_ratio_is_recovered_within_3_percent_where_the_legacy_one_is_fooled(
     make: Make, sink: float, recency: float, truth: float, fooled: tuple[float, float]
 ) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from cubes import PLANTED_RATIOS
 from tempocube.dataset.cube import Cube
 from tempocube.dataset.reading import open_cube
 from tempocube.dataset.scenarios import lost
@@ -108,15 +109,7 @@ def geometric(estimates: list[float]) -> float:
 # --- what was planted is found
 
 
-@pytest.mark.parametrize(
-    ("sink", "recency", "truth", "fooled"),
-    [
-        pytest.param(0.0, 0.0, 1.0, (0.98, 1.02), id="no sink, no recency"),
-        pytest.param(0.5, 0.0, 1.0, (0.34, 0.37), id="sink"),
-        pytest.param(0.5, 0.15, 1.0, (0.3, 0.7), id="sink and recency"),
-        pytest.param(0.5, 0.15, 0.5, (0.3, 0.4), id="half, sink and recency"),
-    ],
-)
+@PLANTED_RATIOS
 def test_the_planted_ratio_is_recovered_within_3_percent_where_the_earlier_formula_is_fooled(
     make: Make, sink: float, recency: float, truth: float, fooled: tuple[float, float]
 ) -> None:
