@@ -7,6 +7,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -181,12 +182,13 @@ def free_here() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def wait_for_one(client: Client) -> None:
-    """Until a worker has joined, however long that takes."""
+@contextmanager
+def reaching() -> Iterator[None]:
+    """Whatever asks a scheduler: it may go away at any moment, also between two answers."""
     try:
-        client.wait_for_workers(1)
-    except OSError as error:
-        raise RunError("the scheduler went away before a worker had joined it") from error
+        yield
+    except (OSError, CancelledError) as error:
+        raise RunError("the scheduler went away; the same command goes on where this run stopped") from error
 
 
 def free_there(client: Client) -> tuple[int, int]:

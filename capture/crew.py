@@ -13,7 +13,7 @@ from ..dataset.cube import Index
 from ..dataset.schema import FAILED, QUARANTINED
 from ..dataset.store import Task
 from ..errors import DamagedError, LeaseError, NoLeaderError, RunError, TempoError
-from .cluster import Workers
+from .cluster import Workers, reaching
 from .plan import halves
 
 MOST_STALLS = 5  # times that a run's workers may think it dead
@@ -129,15 +129,14 @@ class Crew:
 
     def _vanished(self) -> Iterator[Event]:
         """Look who is there; what was on a worker that is no more is lost, though no error says so."""
-        if self._client.status != "running":
-            raise RunError("the scheduler went away; the same command goes on where this run stopped")
+        with reaching():
+            if self._client.status != "running":
+                raise ConnectionError(self._client.status)
         if self.workers and time.monotonic() - self._looked < TICK:
             return
         self._looked = time.monotonic()
-        try:
+        with reaching():
             self.workers = tuple(self._client.nthreads())
-        except OSError as error:
-            raise RunError(f"the scheduler went away ({error}); the same command goes on") from error
         now = time.monotonic()
         if self.workers:
             self._seen, self._ever = now, True
@@ -157,16 +156,15 @@ class Crew:
         sent = next((sent for sent in self._sent.values() if sent.future is future), None)
         if sent is None:
             return  # of a worker that vanished: it was taken for lost already
-        if future.status == "cancelled":
-            raise RunError("the scheduler went away; the same command goes on where this run stopped")
+        with reaching():
+            error = future.exception()
+            result = None if error else future.result()
         del self._sent[sent.worker]
-        error = future.exception()
         if isinstance(error, KilledWorker):
             yield from self._died(sent, int((error.last_worker.metrics or {}).get("memory", 0)))
         elif error is not None:
             yield from self._raised(sent.batch, error)
         else:
-            result = future.result()
             self._open -= {task.cell for task in sent.batch}
             yield Came(sent.batch, result)
         future.release()

@@ -103,10 +103,11 @@ class Session:
                 yield there, plan
             return
         with cluster.remote(asked.scheduler) as there:
-            if not there.client.nthreads():
-                self._say("waiting", f"no worker has joined {asked.scheduler} yet; waiting")
-            cluster.wait_for_one(there.client)
-            slots, free = cluster.free_there(there.client)
+            with cluster.reaching():
+                if not there.client.nthreads():
+                    self._say("waiting", f"no worker has joined {asked.scheduler} yet; waiting")
+                there.client.wait_for_workers(1)
+                slots, free = cluster.free_there(there.client)
             yield there, spread(free=free, slots=slots, workers="auto", fair=MOST_ELASTIC)
 
     def _capture(self, there: Workers, batches: Sequence[tuple[Task, ...]]) -> None:
@@ -171,7 +172,9 @@ class Session:
         """Capture a sample again and put the differences into the cube; a cell that differs has failed."""
         self.state = replace(self.state, asked=len(tasks), done=0)
         self._say("cross-checking")
-        size = max(1, min(CHECKED_TOGETHER, -(-len(tasks) // max(1, len(there.client.nthreads())))))
+        with cluster.reaching():
+            workers = max(1, len(there.client.nthreads()))
+        size = max(1, min(CHECKED_TOGETHER, -(-len(tasks) // workers)))
         batches = [tuple(tasks[start : start + size]) for start in range(0, len(tasks), size)]
         crew = self._crew(there, worker.compare)
         for event in crew.through(batches):
