@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..dataset.caches import user_folder
 from ..errors import BadInput
 
 # LAPACK is left alone: MLX's is not what costs.
@@ -87,16 +88,10 @@ def _load() -> ctypes.CDLL:
     if source is None:
         raise OSError("this SciPy brings no OpenBLAS; install SciPy's wheel from PyPI (pip install scipy)")
     try:
-        return _opened(source, cache_folder())
+        return _opened(source, user_folder())
     except OSError:  # a folder that is read-only, full, or not for programs
         with TemporaryDirectory(prefix="tempocube-") as folder:
             return _opened(source, Path(folder))
-
-
-def cache_folder() -> Path:
-    """Where the copy is kept: TEMPOCUBE_CACHE, or `tempocube` in the user's cache."""
-    own, users = os.environ.get("TEMPOCUBE_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else Path(users or os.path.expanduser("~/.cache"), "tempocube")
 
 
 def _opened(source: Path, folder: Path) -> ctypes.CDLL:

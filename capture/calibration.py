@@ -18,11 +18,12 @@ from . import model as models  # first: it prepares the BLAS before MLX is there
 import numpy as np
 from scipy.optimize import nnls
 
+from ..dataset.caches import user_folder
 from ..dataset.cell import Cell
 from ..dataset.grid import Grid
 from ..dataset.store import Driver, Task
 from ..errors import RunError
-from . import blas, cluster, engine, selftest
+from . import cluster, engine, selftest
 from .effort import Asked, Effort
 from .model import Model
 from .plan import planned
@@ -263,7 +264,7 @@ def _key(sha256: str) -> str:
 def _read() -> dict[str, Any]:
     """What is kept; nothing, where that cannot be read."""
     try:
-        stored = json.loads((blas.cache_folder() / FILE).read_text("utf-8"))
+        stored = json.loads((user_folder() / FILE).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return stored if isinstance(stored, dict) else {}
@@ -271,7 +272,7 @@ def _read() -> dict[str, Any]:
 
 def _keep(sha256: str, made: Calibration, tell: Tell) -> None:
     """Put it beside those of other models and machines, whole or not at all."""
-    path = blas.cache_folder() / FILE
+    path = user_folder() / FILE
     text = json.dumps(_read() | {_key(sha256): asdict(made)}, indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

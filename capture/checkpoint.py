@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..dataset.caches import user_folder
 from ..errors import BadInput
-from .blas import cache_folder
 
 EMBEDDED = "embedded"
 WEIGHTS = "model*.safetensors"
@@ -162,7 +162,7 @@ def _key(path: Path) -> str:
 
 
 def _cache_file() -> Path:
-    return cache_folder() / "sha256.json"
+    return user_folder() / "sha256.json"
 
 
 def _remembered() -> dict[str, str]:

@@ -5,7 +5,6 @@ Every save is a new file, written whole; so a run that is stopped loses little, 
 
 import hashlib
 import os
-import sys
 import uuid
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..dataset.caches import user_folder
 from ..dataset.place import Place
 
 SUFFIX = ".stats-cache"
@@ -27,9 +27,7 @@ def folder(place: Place) -> Path:
     """Where the measures of a cube are kept: beside it, or in the user's cache folder for a URL."""
     if place.path is not None and os.access(place.path.parent, os.W_OK):
         return place.path.with_name(place.path.name + SUFFIX)
-    home = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or home)
-    return base / "tempocube" / hashlib.sha256(place.url.encode()).hexdigest()[:32]
+    return user_folder() / "measures" / hashlib.sha256(place.url.encode()).hexdigest()[:32]
 
 
 def load(where: Path, kind: str, keys: Iterable[str]) -> Records:

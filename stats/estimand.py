@@ -150,9 +150,9 @@ def coefficients(of: Terms) -> Floats:
     """(row, key): delta is the sum of these times log attention, whatever that is; NaN if undefined."""
     if not of.keys.any() or _inseparable(of):
         return np.full(of.keys.shape, np.nan)
-    ratio = _inner(of, of.distance, of.parallel) / _inner(of, of.distance, of.distance)
+    ratio = inner(of, of.distance, of.parallel) / inner(of, of.distance, of.distance)
     rest = of.parallel - ratio * of.distance
-    return np.asarray(of.weight * rest / _inner(of, rest, rest))
+    return np.asarray(of.weight * rest / inner(of, rest, rest))
 
 
 def fit(y: Floats, of: Terms) -> Line:
@@ -161,8 +161,8 @@ def fit(y: Floats, of: Terms) -> Line:
     delta = float((coefficients(of) * seen).sum())
     if np.isnan(delta):
         return Line(NAN, NAN, np.full(len(y), np.nan))
-    far, both = (_inner(of, of.distance, other) for other in (of.distance, of.parallel))
-    slope = (_inner(of, of.distance, seen) - delta * both) / far
+    far, both = (inner(of, of.distance, other) for other in (of.distance, of.parallel))
+    slope = (inner(of, of.distance, seen) - delta * both) / far
     with np.errstate(invalid="ignore"):  # rows without keys have no level
         mean = seen.sum(axis=1) / of.keys.sum(axis=1)
     return Line(delta, slope, np.asarray(mean - slope * of.mean_distance - delta * of.mean_parallel))
@@ -180,9 +180,9 @@ def by_step(y: Floats, of: Terms, slot_step: Ints, steps: int) -> Floats:
     wide, both, found = (each(of.parallel, other) for other in (of.parallel, of.distance, seen))
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.where(wide > 0, both / wide, 0.0)
-        far = _inner(of, of.distance, of.distance)
+        far = inner(of, of.distance, of.distance)
         left = far - (share * both).sum()
-        slope = (_inner(of, of.distance, seen) - (share * found).sum()) / left if left > SAME * far else NAN
+        slope = (inner(of, of.distance, seen) - (share * found).sum()) / left if left > SAME * far else NAN
         return np.where(wide > 0, (found - slope * both) / wide, np.nan)
 
 
@@ -238,41 +238,14 @@ def legacy_ratio(weights: Floats, where: Layout) -> float:
     return float((means[0] / means[1]).mean())
 
 
-def placebo(y: Floats, where: Layout, draws: int = 1000, seed: int = 0) -> Floats:
-    """(draw,): delta if other sets, drawn at random, were called the parallel ones; NaN where undefined."""
-    sets = where.width.size
-    first = np.searchsorted(where.slot_step, np.arange(sets))
-    keys = context(where) & np.isfinite(y)
-    # Rows of a set see the same context, so a set is one row here.
-    rows = where.weight[:, None] * keys
-    count = np.add.reduceat(np.add.reduceat(rows, first, axis=1), first, axis=0)
-    total = np.add.reduceat(np.add.reduceat(rows * np.where(keys, y, 0.0), first, axis=1), first, axis=0)
-    far = where.distance[np.ix_(first, first)]
-    rng = np.random.default_rng(seed)
-    called = rng.permuted(np.broadcast_to(where.width >= 2, (draws, sets)), axis=1).T.astype(np.float64)
-    n, sums = count.sum(axis=1), (count * far).sum(axis=1)
-    use = n > 0
-    n, sums, count, total, far = n[use, None], sums[use, None], count[use], total[use], far[use]
-    wide = count @ called
-    both = (wide > 0) & (wide < n - SAME)
-    every = total.sum(axis=1, keepdims=True)
-    pp = ((wide - wide**2 / n) * both).sum(axis=0)
-    dp = (((count * far) @ called - wide * sums / n) * both).sum(axis=0)
-    py = ((total @ called - wide * every / n) * both).sum(axis=0)
-    dd = (((count * far**2).sum(axis=1, keepdims=True) - sums**2 / n) * both).sum(axis=0)
-    dy = (((total * far).sum(axis=1, keepdims=True) - sums * every / n) * both).sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rest = pp - dp**2 / dd
-        return np.where(rest > SAME * pp, (py - dp / dd * dy) / rest, np.nan)
-
-
-def _inner(of: Terms, a: Floats, b: Floats) -> float:
+def inner(of: Terms, a: Floats, b: Floats) -> float:
+    """The weighted sum of a product over rows and keys. a, b: (row, key)."""
     return float((of.weight * a * b).sum())
 
 
 def _inseparable(of: Terms) -> bool:
     far, both, wide = (
-        _inner(of, a, b)
+        inner(of, a, b)
         for a, b in ((of.distance, of.distance), (of.distance, of.parallel), (of.parallel, of.parallel))
     )
     return not (far > 0 and wide * far - both**2 > SAME * wide * far)

@@ -18,18 +18,18 @@ from .estimand import (
     legacy_ratio,
     over_steps,
     per_set,
-    placebo,
     terms,
     undefined,
     with_both,
 )
-from .subjects import Experiment, Subjects, first_difference, slots_before, steps_of
+from .setwise import beside_single, placebo, sibling_spread
+from .subjects import SINGLE, Experiment, Subjects, first_difference, slots_before, steps_of
 from .sweep import Match, Tally
 
 HEAVY = 0.3  # mean mass from which a key is a sink of its own
 DRAWS = 1000  # placebo labels
 TOPS = (1, 5, 10, 20)
-LOGITS_BYTES = 32 << 20  # of one mode's readouts in float64, at a time
+LOGITS_BYTES = 4 << 20  # of one mode's readouts in float64, at a time: what lies between stays in the cache
 NOT_CAPTURED = "attention was not captured"
 MASSES = ("sink", "prompt", "generated", "own", "siblings")
 
@@ -45,6 +45,7 @@ def of_experiment(tally: Tally | None, of: Experiment, subjects: Subjects, steps
     found |= _masses(tally, where, steps) | {"legacy_ratio": legacy_ratio(tally.weight, where)}
     found |= {"heavy_keys": _heavy(tally, where), "prune_correlation": _pruning(tally, of)}
     found |= {"sibling_most": tally.most if where.siblings.any() else NAN, "map": tally.maps()}
+    found |= {"sibling_spread": sibling_spread(tally.log, where)}
     reason = undefined(where) or _gaps(tally, subjects)
     if not reason:
         found |= _estimates(tally, where, steps)
@@ -61,7 +62,15 @@ def between(one: Experiment, other: Experiment, match: Match | None, subjects: S
     compared = common if step < 0 else min(step + 1, common)
     found: Record = {"same_sets": step < 0, "first_difference": step, "compared_steps": compared}
     found |= _readouts(one, other, compared, subjects)
-    return found | _differences(one, other, match, subjects)
+    return found | {"single_baseline": _baseline(match)} | _differences(one, other, match, subjects)
+
+
+def _baseline(match: Match | None) -> float:
+    """Parallel keys beside the one key there in mode `single`, where that is the other of the two."""
+    if match is None or match.other.of.mode != SINGLE:
+        return NAN
+    one, other = match.one, match.other
+    return beside_single(one.log, one.of.layout, other.log, other.of.layout)
 
 
 def _nothing(layers: int, heads: int, steps: int) -> Record:
@@ -69,7 +78,7 @@ def _nothing(layers: int, heads: int, steps: int) -> Record:
     numbers = (
         *("downweighting", "downweighting_per_set", "legacy_ratio", "cross_parallel", "cross_parallel_plain"),
         *("slope", "recency", "placebo_share", "placebo_low", "placebo_high", "sibling_most"),
-        *("prune_correlation", *(f"mass_{name}" for name in MASSES)),
+        *("sibling_spread", "prune_correlation", *(f"mass_{name}" for name in MASSES)),
     )
     by_step = {"step_delta": steps, **{f"step_{name}": steps for name in MASSES}}
     return (
@@ -185,7 +194,7 @@ def _readouts(one: Experiment, other: Experiment, compared: int, subjects: Subje
     cube, found = subjects.cube, {name: np.full(compared, np.nan) for name in names}
     vocab = cube.facts.vocab
     if "logits" in cube.data:
-        size = max(1, LOGITS_BYTES // (8 * vocab))
+        size = 1 << max(0, (LOGITS_BYTES // (8 * vocab)).bit_length() - 1)  # chunks are powers of two
         for start in range(0, compared, size):
             steps = slice(start, min(start + size, compared))
             p, q = (_logprobs(subjects, of, steps) for of in (one, other))

@@ -6,7 +6,8 @@
 >>> steps(cube)                                # one row a set: for pictures, never for tests
 
 `cube` is a path, a URL, or what `open_cube` gives, whole or a part of it. Each pair of tokens is read once
-for all of them; the measures are kept beside the cube, so the next call takes a moment.
+for all of them; the measures are kept beside the cube, so the next call takes a moment. For several tables of
+one cube let `once(cube)` read it, and hand what that gives to the others.
 """
 
 from collections.abc import Sequence
@@ -16,17 +17,19 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..dataset.schema import DONE, FAIL, FAILED, PASS, TREATMENT_CHECKS
+from ..dataset.cube import Index
+from ..dataset.schema import CHECKS, DIFFERENCES, DONE, FAIL, FAILED, PASS, TREATMENT_CHECKS
 from ..errors import BadInput
 from .findings import MASSES
-from .subjects import Subjects
+from .subjects import SINGLE, Subjects
 from .survey import Progress, Survey, survey
 
-__all__ = ["between", "differences", "experiments", "maps", "steps"]
+__all__ = ["between", "differences", "experiments", "maps", "once", "steps"]
 
 EXPERIMENT = (
     *("downweighting", "downweighting_per_set", "legacy_ratio", "cross_parallel", "cross_parallel_plain"),
     *("recency", "slope", "placebo_share", "placebo_low", "placebo_high", "sibling_most"),
+    "sibling_spread",
     *(f"mass_{name}" for name in MASSES),
     *("heavy_keys", "prune_correlation", "rows", "zero_weights", "reason", "cross_reason"),
 )
@@ -38,6 +41,20 @@ PAIR = (
 Numbers = Sequence[int] | None
 
 
+def once(
+    cube: Any,
+    pairs: Sequence[tuple[str, str]] = (),
+    *,
+    layers: Numbers = None,
+    heads: Numbers = None,
+    progress: Progress | None = None,
+) -> Survey:
+    """What all tables are made of, in one pass; every function here takes it in place of the cube."""
+    if isinstance(cube, Survey):
+        return cube
+    return survey(Subjects(cube, layers, heads), pairs, progress)
+
+
 def experiments(
     cube: Any, *, layers: Numbers = None, heads: Numbers = None, progress: Progress | None = None
 ) -> pd.DataFrame:
@@ -45,13 +62,15 @@ def experiments(
 
     downweighting is on the log scale: 0 means that a parallel key is attended to like a singleton at the
     same distance, log(0.5) half as much. It is NaN where it is not defined, and `reason` says why.
+    single_baseline is the same beside the one key there in mode `single`; NaN where that was not captured.
     """
-    found = survey(Subjects(cube, layers, heads), progress=progress)
-    subjects = found.subjects
+    found = once(cube, layers=layers, heads=heads, progress=progress)
+    subjects, baseline = found.subjects, _baselines(found)
     rows = [
         subjects.named(index)
         | _facts(subjects, index)
         | {name: found.cells[index][name] for name in EXPERIMENT}
+        | {"single_baseline": baseline.get(index, np.nan)}
         for index in subjects.indices
     ]
     return _frame(rows, subjects)
@@ -109,7 +128,7 @@ def maps(
     cube: Any, *, layers: Numbers = None, heads: Numbers = None, progress: Progress | None = None
 ) -> xr.DataArray:
     """The down-weighting of every head: (prompt, seed, mode, axes, layer, head); NaN where undefined."""
-    found = survey(Subjects(cube, layers, heads), progress=progress)
+    found = once(cube, layers=layers, heads=heads, progress=progress)
     subjects = found.subjects
     ends = {"layer": list(subjects.layers), "head": list(subjects.heads)}
     made = _array(subjects.dims, ends, {index: record["map"] for index, record in found.cells.items()})
@@ -121,7 +140,7 @@ def steps(
     cube: Any, *, layers: Numbers = None, heads: Numbers = None, progress: Progress | None = None
 ) -> pd.DataFrame:
     """One row for each set of each experiment: width, readout, down-weighting, where the weight goes."""
-    found = survey(Subjects(cube, layers, heads), progress=progress)
+    found = once(cube, layers=layers, heads=heads, progress=progress)
     subjects, rows = found.subjects, []
     small = ("width", "capped", "entropy", "threshold_used")
     for index in subjects.indices:
@@ -138,17 +157,32 @@ def _pairs(
     cube: Any, one: str, other: str, layers: Numbers, heads: Numbers, progress: Progress | None
 ) -> Survey:
     """A survey whose pairs are these two modes', with mode `one` first."""
-    subjects = Subjects(cube, layers, heads)
+    subjects = cube.subjects if isinstance(cube, Survey) else Subjects(cube, layers, heads)
     modes = subjects.dims["mode"]
     for mode in (one, other):
         if mode not in modes:
             raise BadInput(f"{subjects.cube.place}: has no mode {mode!r}; it has {', '.join(modes)}")
     if one == other:
         raise BadInput(f"two modes are compared, both are {one!r}; the cube has {', '.join(modes)}")
-    found = survey(subjects, [(one, other)], progress)
     asked = modes.index(one), modes.index(other)
-    pairs = {pair: record for pair, record in found.pairs.items() if (pair[0][2], pair[1][2]) == asked}
-    return Survey(subjects, found.cells, dict(sorted(pairs.items())))
+
+    def of(found: Survey) -> Survey:
+        pairs = {pair: record for pair, record in found.pairs.items() if (pair[0][2], pair[1][2]) == asked}
+        return Survey(subjects, found.cells, dict(sorted(pairs.items())))
+
+    if isinstance(cube, Survey) and (known := of(cube)).pairs:
+        return known
+    return of(survey(subjects, [(one, other)], progress))
+
+
+def _baselines(found: Survey) -> dict[Index, float]:
+    """What each experiment has beside its partner in mode `single`."""
+    modes = found.subjects.dims["mode"]
+    return {
+        one: record["single_baseline"]
+        for (one, other), record in found.pairs.items()
+        if modes[other[2]] == SINGLE
+    }
 
 
 def _facts(subjects: Subjects, index: tuple[int, ...]) -> dict[str, Any]:
@@ -161,7 +195,7 @@ def _facts(subjects: Subjects, index: tuple[int, ...]) -> dict[str, Any]:
         "sets": sets,
         "parallel_sets": int((width >= 2).sum()),
         "width": float(width.mean()) if sets else np.nan,
-        "max_width": int(width.max(initial=0)),
+        "widest": int(width.max(initial=0)),
         "capped": int(small["capped"][:sets].sum()),
         "pruned": int((small["pruned_at"] >= 0).sum()),
         "entropy": float(entropy.mean()) if sets else np.nan,
@@ -193,6 +227,7 @@ def _attrs(subjects: Subjects) -> dict[str, Any]:
         "layers": list(subjects.layers),
         "heads": list(subjects.heads),
         "checks": _checks(subjects),
+        "noise_floor": _noise_floor(subjects),
     }
 
 
@@ -205,6 +240,21 @@ def _checks(subjects: Subjects) -> dict[str, dict[str, int]]:
         name: {"pass": int((results[:, i] == PASS).sum()), "fail": int((results[:, i] == FAIL).sum())}
         for i, name in enumerate(TREATMENT_CHECKS)
     }
+
+
+def _noise_floor(subjects: Subjects) -> dict[str, float | int | None]:
+    """The largest difference of a second capture (cross-check or `control: repeat`), over all done cells."""
+    cube = subjects.cube
+    values = cube.read("check_value")[cube.status() == DONE]
+    found = {name: values[:, CHECKS.index(name)] for name in DIFFERENCES}
+    cells = int(np.isfinite(list(found.values())).any(axis=0).sum())
+    if not cells:
+        return {}
+    floor: dict[str, float | int | None] = {}
+    for of in ("attention", "logprob", "kl"):
+        both = np.concatenate([each for name, each in found.items() if name.endswith(f"_{of}")])
+        floor[of] = float(np.nanmax(both)) if np.isfinite(both).any() else None
+    return floor | {"cells": cells}
 
 
 def _array(

@@ -18,7 +18,8 @@ from ..dataset.schema import DONE, NOT_ASKED, STATUS
 from ..errors import BadInput
 from .estimand import Ints, Layout, layout
 
-VERSION = 1  # of every measure: raise it when any of them changes, and caches are made anew
+VERSION = 2  # of every measure: raise it when any of them changes, and caches are made anew
+SINGLE = "single"  # the mode whose sets have one token: a baseline for the others
 
 SMALL = (
     *("length", "seconds", "digest", "path_digest", "slot_step", "token", "logical", "pruned_at"),

@@ -15,7 +15,7 @@ from ..dataset.cube import Index
 from ..errors import DamagedError
 from . import cache, findings
 from .findings import Record
-from .subjects import VERSION, Experiment, Subjects, pair_key
+from .subjects import SINGLE, VERSION, Experiment, Subjects, pair_key
 from .sweep import sweep
 
 MAIN_PAIR = ("isolated", "visible")
@@ -51,23 +51,19 @@ def survey(
     threads: int | None = None,
     cached: bool = True,
 ) -> Survey:
-    """Measure every cell, and the pairs of modes (isolated and visible always, where both are done).
+    """Measure every cell, and the pairs of modes: those asked for, isolated with visible, all with single.
 
     What is finished is kept in the cache every ten seconds and when it is stopped, so Ctrl-C loses little.
     """
     where = cache.folder(subjects.cube.place) if cached else None
-    found, keys = Survey(subjects), _keys(subjects, {MAIN_PAIR, *pairs})
-    kinds = {kind: f"{kind}-{_shape(subjects)}" for kind in ("cells", "pairs")}
-    if where:
-        for kind, into in (("cells", found.cells), ("pairs", found.pairs)):
-            known = cache.load(where, kinds[kind], keys[kind].values())
-            into.update({place: known[key] for place, key in keys[kind].items() if key in known})
+    keys = _keys(subjects, {MAIN_PAIR, *_baselines(subjects), *pairs})
+    kinds = {kind: f"{kind}-{_shape(subjects)}" for kind in keys}
+    found = _kept(subjects, where, kinds, keys)
     tasks = _tasks(subjects, found, keys["pairs"])
     keeper = _Keeper(where, kinds, keys)
     total = len(subjects.indices)
-    missing = sum(index not in found.cells for index in subjects.indices)
     if progress:
-        progress(total - missing, total)
+        progress(len(found.cells), total)
     try:
         for made in _each(subjects, tasks, threads or min(THREADS, os.cpu_count() or 1)):
             found.cells.update(made.cells)
@@ -80,6 +76,22 @@ def survey(
     if where:
         for kind in kinds.values():
             cache.tidy(where, kind)
+    return found
+
+
+def _baselines(subjects: Subjects) -> list[tuple[str, str]]:
+    """Every mode with `single`."""
+    return [(mode, SINGLE) for mode in subjects.dims["mode"] if mode != SINGLE]
+
+
+def _kept(
+    subjects: Subjects, where: Path | None, kinds: dict[str, str], keys: dict[str, dict[Any, str]]
+) -> Survey:
+    """What the cache has of it."""
+    found = Survey(subjects)
+    for kind, into in (("cells", found.cells), ("pairs", found.pairs)):
+        known = cache.load(where, kinds[kind], keys[kind].values()) if where else {}
+        into.update({place: known[key] for place, key in keys[kind].items() if key in known})
     return found
 
 

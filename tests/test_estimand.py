@@ -15,11 +15,11 @@ from tempocube.stats.estimand import (
     legacy_ratio,
     over_steps,
     per_set,
-    placebo,
     terms,
     undefined,
     with_both,
 )
+from tempocube.stats.setwise import placebo
 
 WIDTHS = (1, 3, 1, 2, 1, 1, 4, 2, 1, 2)
 PROMPT = 4
@@ -231,6 +231,13 @@ def test_of_equal_tokens_the_lower_id_is_the_better_one() -> None:
     logs = np.array([[0.0, 2.0, 1.0, 2.0, 1.0, 1.0]])
     assert divergence.top(logs, 4).tolist() == [[1, 3, 2, 4]]
     assert divergence.top(logs, 6).tolist() == [[1, 3, 2, 4, 5, 0]]
+
+
+@pytest.mark.parametrize("vocab", [20, 700, 10_241, 20_000])
+def test_the_best_tokens_are_those_of_a_full_sort_however_many_tokens_there_are(vocab: int) -> None:
+    logs = np.random.default_rng(3).integers(0, 300, (4, vocab)) / 8.0  # with many equal ones
+    everything = np.argsort(-logs, axis=1, kind="stable")
+    assert np.array_equal(divergence.top(logs, 20), everything[:, :20])
 
 
 def test_overlap_is_common_tokens_over_all_tokens() -> None:

@@ -1,32 +1,23 @@
 """Measures of cubes on disk whose truth is known: what was planted is found, and what is not there is NaN."""
 
 import shutil
-import threading
-import time
-import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-import xarray as xr
 import zarr
 
-from cubes import PLANTED_RATIOS, PROMPT_TOKENS, facts, fill, grid
+from cubes import PLANTED_RATIOS
+from measured import FIXED, HALF, SMALL, by_oracle
 from tempocube.dataset.reading import open_cube
-from tempocube.dataset.schema import FAIL, FAILED, TREATMENT_CHECKS
 from tempocube.dataset.simulated import Design, Effects, cube
-from tempocube.dataset.store import Driver
-from tempocube.errors import BadInput, DamagedError
+from tempocube.errors import BadInput
 from tempocube.stats import cache, measures
 
-FIXED = Effects(prompt_sd=0, prompt_seed_sd=0, prompt_mode_sd=0, residual_sd=0)
-SMALL = Design(categories=(2, 1), seeds=2, steps=8, prompt_tokens=4, layers=2, heads=3, vocab=32)
 CELLS = ["prompt", "seed", "mode"]
-HALF = float(np.log(0.5))
 
 Make = Callable[..., str]
 
@@ -40,34 +31,6 @@ def make(tmp_path: Path) -> Make:
         return cube(design, effects or Effects(), where, seed, overwrite=True, **options).url
 
     return made
-
-
-# --- the estimator once more, in ten lines
-
-
-def oracle(log_a: np.ndarray, step: np.ndarray, logical: np.ndarray, width: np.ndarray) -> float:
-    """Delta of one experiment: log_a is (query, key), averaged over layers and heads."""
-    parallel = (step >= 0) & (width[step] >= 2)
-    keys = (step >= 0) & (step < step[:, None]) & np.isfinite(log_a)
-    blocks = []
-    for q in range(len(step)):
-        if len(set(parallel[keys[q]])) == 2:
-            block = np.column_stack([logical[q] - logical, parallel, log_a[q]])[keys[q]]
-            blocks.append((block - block.mean(axis=0)) / np.sqrt(width[step[q]]))
-    x = np.concatenate(blocks)
-    return float(np.linalg.lstsq(x[:, :2], x[:, 2], rcond=None)[0][1])
-
-
-def by_oracle(where: str, layers: Any = slice(None), heads: Any = slice(None)) -> list[float]:
-    """Delta of every cell, in order."""
-    ds, found = open_cube(where).load(), []
-    for p, s, m in np.argwhere(ds.status.values == 1):
-        cell = ds.isel(prompt=p, seed=s, mode=m)
-        n, sets = int(cell.length), int((cell.width > 0).sum())
-        logs = cell.log_attention.values[layers][:, heads][..., :n, :n]
-        small = (cell[name].values for name in ("slot_step", "logical"))
-        found.append(oracle(logs.mean(axis=(0, 1)), *(v[:n] for v in small), cell.width.values[:sets]))
-    return found
 
 
 # --- what was planted is found
@@ -189,7 +152,7 @@ def test_a_row_says_what_the_experiment_was(make: Make) -> None:
     assert row["path_digest"] == cell.path_digest.item()
     assert row["category"] == cell.category.item()
     assert row["width"] == pytest.approx(cell.width.values.mean())
-    assert row["max_width"] == cell.width.values.max()
+    assert row["widest"] == cell.width.values.max()
     assert (row["sets"], row["parallel_sets"]) == (8, 4)
     assert row["entropy"] == pytest.approx(cell.entropy.values.mean(), rel=1e-6)
     assert row["seconds"] == pytest.approx(cell.seconds.item())
@@ -346,161 +309,3 @@ def test_a_heavy_key_is_reported(make: Make) -> None:
     heavy = measures.experiments(where)["heavy_keys"]
     assert (heavy != "").any()
     assert (measures.experiments(make())["heavy_keys"] == "").mean() > 0.9
-
-
-# --- cubes that are not finished, parts of cubes, cubes that are none
-
-
-def test_a_cube_being_written_is_measured_as_far_as_it_is(make: Make) -> None:
-    frame = measures.experiments(make(effects=Effects(missing=0.25)))
-    assert len(frame) == frame.attrs["used"] == 9
-    assert frame.attrs["cells"] == {"pending": 3, "done": 9}
-    assert len(measures.between(make(effects=Effects(lost=((None, None, 1),))))) == 0
-
-
-def test_what_failed_its_check_does_not_count(make: Make) -> None:
-    frame = measures.experiments(make(effects=Effects(untreated=((0, 0, 0),))))
-    assert frame.attrs["cells"] == {"done": 11, "failed": 1}
-    assert len(frame) == 11
-
-
-def test_an_empty_cube_is_one_clear_error(make: Make) -> None:
-    where = make(effects=Effects(lost=((None, None, None),)))
-    with pytest.raises(BadInput, match=r"no experiment is done yet \(12 pending\); run tempo-capture first"):
-        measures.experiments(where)
-
-
-def test_a_part_of_an_opened_cube_is_measured_in_part(make: Make) -> None:
-    where = make()
-    ds = open_cube(where)
-    whole = measures.experiments(ds)
-    part = measures.experiments(ds.sel(prompt=["p0"], mode="visible"))
-    expected = whole[(whole["prompt"] == "p0") & (whole["mode"] == "visible")].reset_index(drop=True)
-    pd.testing.assert_frame_equal(part, expected)
-    assert part.attrs["digest"] != whole.attrs["digest"]
-    layer = measures.experiments(ds.sel(layer=1))
-    assert layer["downweighting"].tolist() == pytest.approx(by_oracle(where, [1]), abs=1e-5)
-    with pytest.raises(BadInput, match=r"layers: \[7\] are not among those captured \(0 to 1\)"):
-        measures.experiments(where, layers=[7])
-    with pytest.raises(BadInput, match="does not know its cube"):
-        measures.experiments(xr.Dataset())
-    with pytest.raises(BadInput, match="has lost its mode; select without drop=True"):
-        measures.experiments(ds.sel(mode="visible", drop=True))
-    with pytest.raises(BadInput, match="what open_cube gives, got a DataArray"):
-        measures.experiments(ds.attention)
-
-
-# --- kept, stopped, damaged
-
-
-def test_the_second_time_nothing_big_is_read(make: Make) -> None:
-    where = make()
-    first = measures.experiments(where), measures.between(where)
-    shutil.rmtree(f"{where}/log_attention")
-    shutil.rmtree(f"{where}/logits")
-    began = time.perf_counter()
-    second = measures.experiments(where), measures.between(where)
-    assert time.perf_counter() - began < 3
-    for one, other in zip(first, second, strict=True):
-        pd.testing.assert_frame_equal(one, other)
-
-
-def test_only_what_is_new_is_measured(tmp_path: Path) -> None:
-    where, told = tmp_path / "cube", []
-    cube(SMALL, Effects(missing=0.25), where, 1)
-    measures.experiments(where)
-    shutil.rmtree(where)
-    cube(SMALL, Effects(), where, 1)  # another model, by its hash: nothing of the old one holds
-    measures.experiments(where, progress=lambda done, total: told.append((done, total)))
-    assert told[0] == (0, 12)
-    assert told[-1] == (12, 12)
-    again: list[tuple[int, int]] = []
-    measures.experiments(where, progress=lambda done, total: again.append((done, total)))
-    assert again == [(12, 12)]
-
-
-def test_a_stopped_measurement_keeps_what_it_has_and_leaves_no_thread(make: Make) -> None:
-    where, told = make(), []
-
-    def stop(done: int, _: int) -> None:
-        if done >= 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        measures.experiments(where, progress=stop)
-    assert not [each for each in threading.enumerate() if each.name.startswith("measure")]
-    frame = measures.experiments(where, progress=lambda done, _: told.append(done))
-    assert 4 <= told[0] < 12
-    assert frame["downweighting"].tolist() == pytest.approx(by_oracle(where), abs=1e-5)
-
-
-def test_a_cache_that_is_damaged_or_cannot_be_written_counts_for_nothing(make: Make) -> None:
-    where = make()
-    first = measures.experiments(where)
-    files = list(Path(f"{where}{cache.SUFFIX}").glob("*.npz"))
-    assert len(files) == 2
-    for file in files:
-        file.write_bytes(b"PK nonsense")
-    pd.testing.assert_frame_equal(measures.experiments(where), first)
-    shutil.rmtree(f"{where}{cache.SUFFIX}")
-    Path(f"{where}{cache.SUFFIX}").write_text("a file where the folder should be")
-    pd.testing.assert_frame_equal(measures.experiments(where), first)
-
-
-def test_many_small_saves_become_one(tmp_path: Path) -> None:
-    records = {f"k{i}": {"x": float(i), "name": f"n{i}", "a": np.arange(i, i + 3.0)} for i in range(9)}
-    for key, record in records.items():
-        assert cache.save(tmp_path, "cells", {key: record})
-    cache.tidy(tmp_path, "cells")
-    assert len(list(tmp_path.iterdir())) == 1
-    found = cache.load(tmp_path, "cells", ["k0", "k7", "absent"])
-    assert sorted(found) == ["k0", "k7"]
-    assert (found["k7"]["x"], found["k7"]["name"], found["k7"]["a"].tolist()) == (7.0, "n7", [7, 8, 9])
-
-
-def test_a_damaged_shard_is_named_with_its_cells(make: Make) -> None:
-    where = make()
-    for shard in Path(where, "log_attention", "c", "1").rglob("*"):
-        if shard.is_file():
-            shard.write_bytes(shard.read_bytes()[:-40] + bytes(40))
-    with pytest.raises(DamagedError, match=r"log_attention cannot be read.*prompt=p1.*tempo-stats verify"):
-        measures.experiments(where)
-
-
-def test_a_cube_can_lie_anywhere(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    cube(replace(SMALL, categories=(1,), seeds=1), Effects(), where)
-    first = measures.experiments(where)
-    assert first["downweighting"].tolist() == pytest.approx(by_oracle(where), abs=1e-5)
-    pd.testing.assert_frame_equal(measures.experiments(where), first)
-    assert len(list(tmp_path.rglob("cells-*.npz"))) == 1
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_cube(make: Make) -> None:
-    design = Design(categories=(8,), seeds=1, steps=120, layers=6, heads=8, prompt_tokens=8)
-    where = make(design, capture={"logits": False})
-    raw = 16 * 6 * 8 * open_cube(where).sizes["slot"] ** 2 * 4
-    tracemalloc.start()
-    try:
-        measures.experiments(where)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert raw > 150e6
-    assert peak < raw / 3
-
-
-def test_a_table_says_how_often_each_treatment_check_held(tmp_path):
-    """Of failed experiments too: they are what a gate must hear of."""
-    where, model = tmp_path / "a.zarr", facts()
-    fill(where, grid(2), model)
-    checks = measures.experiments(where).attrs["checks"]
-    assert list(checks) == list(TREATMENT_CHECKS)
-    assert sum(count["pass"] for count in checks.values()) > 0
-    assert not any(count["fail"] for count in checks.values())
-    with Driver(where, grid(2), model, PROMPT_TOKENS) as driver:
-        results = driver.cube.read("check_result")[0, 0, 0].copy()
-        results[TREATMENT_CHECKS.index("isolation")] = FAIL
-        driver.ledger.set({(0, 0, 0): {"check_result": results, "status": FAILED}})
-    assert measures.experiments(where).attrs["checks"]["isolation"]["fail"] == 1
