@@ -16,7 +16,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-demo: .venv/plain ## plan a grid, run it on workers with the model in the box, verify and read the cube
+demo: .venv/plain ## plan a grid, run it on workers with the model in the box, verify and read the cube, answer
 	$(BIN)/python docs/demo.py $(ARGS)
 
 test: .venv/dev ## run the tests on all cores (ARGS="-n 0": on one; HYPOTHESIS_PROFILE=thorough for many more examples)

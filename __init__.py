@@ -12,6 +12,7 @@ _WHERE = {
     "Cell": "dataset.grid",
     "Grid": "dataset.grid",
     "open_cube": "dataset.reading",
+    "report": "stats.report",
     "run": "capture.run",
     "BadInput": "errors",
     "CubeError": "errors",

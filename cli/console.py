@@ -86,8 +86,13 @@ def say(text: str) -> None:
 
 def say_json(value: Any) -> None:
     """The same for scripts."""
+    say_text(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def say_text(text: str) -> None:
+    """What is for scripts already, as it is."""
     try:
-        print(json.dumps(value, indent=1, ensure_ascii=False))
+        print(text)
     except BrokenPipeError:  # without its number, by which typer would end with an error
         raise BrokenPipeError from None
 

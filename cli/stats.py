@@ -9,6 +9,9 @@ import typer
 
 from ..capture.words import in_bytes
 from . import console
+from .diff import diff
+from .power import power
+from .report import report
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False
@@ -23,7 +26,12 @@ MOST_LINES = 50
 
 @app.callback()
 def stats() -> None:
-    """Look into a cube of TEMPO experiments."""
+    """Answer questions about a cube of TEMPO experiments, and say whether it can be believed."""
+
+
+app.command()(report)
+app.command()(power)
+app.command()(diff)
 
 
 @app.command()

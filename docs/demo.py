@@ -1,4 +1,4 @@
-"""`make demo`: from a grid to a cube that verifies, as far as tempocube goes today.
+"""`make demo`: from a grid to answers.
 
 The experiments are real: workers run the embedded model on all hundred of them.
 """
@@ -22,7 +22,7 @@ def show(*command: str) -> None:
 
 
 def main() -> None:
-    """Plan the grid, run it, verify the cube, read it."""
+    """Plan the grid, run it, verify the cube, read it, answer."""
     show("tempo-capture", "seeds100-sampled", "--dry-run")
     shutil.rmtree(CUBE, ignore_errors=True)
     show("tempo-capture", "seeds100-sampled", "-o", str(CUBE), "--cross-check", "0.1")
@@ -45,7 +45,9 @@ def main() -> None:
             given = float(seen.mean(("layer", "head")).sum())
             print(f"{mode}: the best token of set {wide} gives its siblings {given:.4f} of its attention")
     stored = sum(path.stat().st_size for path in CUBE.rglob("*") if path.is_file())
-    print(f"\nThe cube lies in {CUBE.resolve()} ({stored / 1e6:.1f} MB); any xarray opens it.")
+    print(f"the cube takes {stored / 1e6:.1f} MB; any xarray opens it")
+    show("tempo-stats", "report", str(CUBE))
+    print(f"\nThe cube lies in {CUBE.resolve()}.")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from typing import Any
 
 from ..lazy import submodule
 
-_WHERE = {"answer": "answers"}
+_WHERE = {"answer": "answers", "Report": "report"}
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,20 @@ def test_the_demo_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "100 done" in done.stdout
     assert "each row sums to 1: True" in done.stdout
+    assert "Parallel tokens receive " in done.stdout
+    assert (tmp_path / "demo.zarr-report" / "report.json").exists()
+
+
+def test_every_measure_is_explained(tmp_path):
+    """As are the checks of the gate and the answers."""
+    import tempocube as tc
+
+    sim = tc.dataset.simulated
+    sim.cube(sim.Design(categories=(1, 1), seeds=1, layers=1, heads=1), sim.Effects(), tmp_path / "c.zarr")
+    page = (ROOT / "docs" / "answers.md").read_text()
+    frame = tc.stats.measures.experiments(tmp_path / "c.zarr")
+    names = [*frame.columns.drop(["prompt", "category", "seed", "mode", "reason"]), *tc.stats.gate.ANSWERS]
+    assert [name for name in names if f"`{name}`" not in page] == []
 
 
 def test_every_page_that_a_page_links_to_is_there():

@@ -1,0 +1,131 @@
+"""Answers as text that fits a terminal: first what was found, then what it rests on."""
+
+import math
+from collections.abc import Iterable, Iterator
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from ..capture.words import how_many
+
+if TYPE_CHECKING:
+    from ..stats.axes import Row
+    from ..stats.report import Report
+
+WIDTH = 100
+INDENT = 19
+TITLES = {
+    "downweighting": "down-weighting",
+    "prompt_variance": "between prompts",
+    "outliers": "outliers",
+    "effect_size": "effect size",
+    "category": "categories",
+    "seeds": "seeds",
+    "generalisation": "a new prompt",
+    "modes": "modes",
+    "cross_parallel": "among siblings",
+    "logits": "logits",
+    "maps": "layers and heads",
+    "over_steps": "over steps",
+}
+LOG_RATIOS = ("downweighting", "cross_parallel")
+
+
+def lines(report: "Report") -> list[str]:
+    """The summary: design, gate, a sentence per answer, the verdict, a table per axis."""
+    found = report.answers
+    told = [*_design(report), *_gate(report), ""]
+    for key, value in found.answers.items():
+        if value.not_tested is None:
+            told += entry(TITLES[key], value.sentence)
+    told += _untested(report)
+    told += [
+        "",
+        *entry("scenario", found.scenario.sentence),
+        *entry("default mode", found.scenario.recommendation),
+    ]
+    for axis, rows in report.axes.items():
+        told += ["", *_axis(axis, report.at[axis], rows)]
+    return told
+
+
+def _untested(report: "Report") -> list[str]:
+    """What has no answer, by the reason why."""
+    reasons: dict[str, list[str]] = {}
+    for key, value in report.answers.answers.items():
+        if value.not_tested is not None:
+            reasons.setdefault(value.not_tested, []).append(TITLES[key])
+    told = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return [line for text in told for line in entry("not tested", text)]
+
+
+def _design(report: "Report") -> list[str]:
+    of = report.answers.design
+    parts = (
+        how_many(of["prompts"], "prompt"),
+        f"{of['categories']} categor{'y' if of['categories'] == 1 else 'ies'}",
+        how_many(of["seeds"], "seed"),
+        f"mode{'s' * (len(of['modes']) != 1)} {', '.join(of['modes'])}",
+    )
+    told = f"{of['done']} of {how_many(of['cells'], 'experiment')}: {', '.join(parts)}"
+    at = ", ".join(f"{axis} = {value}" for axis, value in report.at.items())
+    return [
+        *entry(report.source["name"], f"{told}; {how_many(of['distinct_captures'], 'distinct capture')}"),
+        *(entry("answers at", at) if at else ()),
+    ]
+
+
+def _gate(report: "Report") -> list[str]:
+    """One line, and one for each check that does not simply hold."""
+    checks = report.answers.gate
+    count = {
+        status: sum(check.status == status for check in checks) for status in ("pass", "fail", "suspect")
+    }
+    told = [f"{count['pass']} of {how_many(len(checks), 'check')} hold"]
+    told += [
+        f"{count[status]} {word}"
+        for status, word in (("fail", "FAILED"), ("suspect", "to look at"))
+        if count[status]
+    ]
+    shown = entry("gate", ", ".join(told))
+    for check in checks:
+        if check.status != "pass":
+            word = {"fail": "FAILED", "suspect": "look"}[check.status]
+            shown += entry(f"  {word}", f"{check.check}: {check.detail}")
+    return shown
+
+
+def entry(title: str, text: str) -> list[str]:
+    """A title in the margin and its text beside it; a long title has a line of its own."""
+    body = wrap(text, WIDTH - INDENT, break_long_words=False) or [""]
+    if len(title) >= INDENT:
+        return [title, *(" " * INDENT + line for line in body)]
+    first, *rest = body
+    return [f"{title:{INDENT}}{first}", *(" " * INDENT + line for line in rest)]
+
+
+def _axis(axis: str, at: Any, rows: Iterable["Row"]) -> Iterator[str]:
+    """One table: every measure at every value, and its difference to the value of the answers."""
+    yield f"{axis}, paired by prompt; differences are to {at}"
+    yield f"  {'':14}{'n':>4}  {'mean':>10}  {'95 % CI':>20}  {'difference':>10}  {'95 % CI':>20}  p (Holm)"
+    measure = None
+    for row in rows:
+        if row.measure != measure:
+            yield f"  {row.measure}"
+            measure = row.measure
+        cells = f"{row.n:>4}  {_number(row.mean):>10}  {_interval(row.ci):>20}"
+        apart = f"{_number(row.difference):>10}  {_interval(row.difference_ci):>20}  {_p(row.p_holm)}"
+        yield f"    {row.value!s:12.12}{cells}  {apart}".rstrip()
+        if row.not_tested:
+            yield from (" " * 6 + line for line in wrap(f"not tested: {row.not_tested}", WIDTH - 6))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.3g}"
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"[{_number(ends[0])}, {_number(ends[1])}]"
+
+
+def _p(p: float | None) -> str:
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,122 @@
+"""From a cube, or any tidy table, to the answers: at one value of each swept axis, and a table per axis.
+
+>>> made = report("cube.zarr", at={"threshold": 0.05})
+>>> made.answers.answers["downweighting"].sentence
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput
+from .answers import SESOI, Answers, answer
+from .axes import Row, compare
+from .gate import Check
+from .questions import plain
+from .source import opened
+from .survey import Progress
+
+__all__ = ["Report", "report"]
+
+ABOUT = ("url", "digest", "model", "control", "replay", "layers", "heads", "cells", "used")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """The answers at one value of each axis, what they were made of, and what each axis changes."""
+
+    source: Mapping[str, Any]
+    at: Mapping[str, Any]
+    answers: Answers
+    axes: Mapping[str, tuple[Row, ...]]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check of the gate failed."""
+        return self.answers.passed
+
+    def only(self, *names: str) -> "Report":
+        """The same with some of its answers."""
+        known = self.answers.answers
+        if odd := [name for name in names if name not in known]:
+            raise BadInput(f"there is no answer {odd[0]!r}; there are {', '.join(known)}")
+        kept = {name: known[name] for name in known if name in names}
+        return replace(self, answers=replace(self.answers, answers=kept))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The shape of report.json, plain values only."""
+        swept = {name: [asdict(row) for row in rows] for name, rows in self.axes.items()}
+        own = plain({"source": self.source, "at": self.at, "axes": swept})
+        told: dict[str, Any] = self.answers.to_dict() | own
+        return told
+
+    def to_json(self) -> str:
+        """The same as text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+
+    def write(self, folder: str | Path) -> Path:
+        """Put report.json into a folder, which is made if need be; what was there is replaced in one step."""
+        folder = Path(folder)
+        part = folder / f".{uuid.uuid4().hex}.part"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            part.write_text(self.to_json() + "\n", encoding="utf-8")
+            os.replace(part, folder / "report.json")
+        except OSError as error:
+            raise BadInput(f"{folder}: the report cannot be written there ({error.strerror})") from error
+        finally:
+            if part.parent.is_dir():
+                part.unlink(missing_ok=True)
+        return folder / "report.json"
+
+
+def report(
+    source: Any,
+    *,
+    response: str = "downweighting",
+    at: Mapping[str, Any] | None = None,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    sesoi: float = SESOI,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Answers from a cube (path, URL, or what open_cube gives) or a tidy table (file or DataFrame).
+
+    at: the value of each swept axis to answer at; the first one where it is not said.
+    """
+    whole = opened(source, layers, heads)
+    chosen = whole.point(at or {})
+    others = [(axis, value) for axis, values in whole.axes.items() for value in values]
+    others = [(axis, value) for axis, value in others if value != chosen[axis]]
+    first, *rest = whole.parts([chosen, *(chosen | {axis: value} for axis, value in others)], progress)
+    beside = dict(zip(others, rest, strict=True))
+    found = answer(first.frame, response, between=first.between, maps=first.maps, sesoi=sesoi, seed=seed)
+    swept = {
+        axis: compare({value: beside.get((axis, value), first) for value in values}, chosen[axis], response)
+        for axis, values in whole.axes.items()
+        if len(values) > 1
+    }
+    attrs = first.frame.attrs
+    about = {key: attrs[key] for key in ABOUT if key in attrs}
+    made = {"name": whole.name, "response": response, "tempocube": version("tempocube"), **about}
+    return Report(made, chosen, _with_cells(found, attrs.get("cells") or {}), swept)
+
+
+def _with_cells(found: Answers, cells: Mapping[str, int]) -> Answers:
+    """Cells that were asked for and are not done belong to what must be known first."""
+    left = {name: count for name, count in cells.items() if name != "done" and count}
+    if not left:
+        return found
+    told = ", ".join(f"{count} {name}" for name, count in left.items())
+    detail = (
+        f"{cells.get('done', 0)} of {sum(cells.values())} cells are used, {told}; "
+        "the same tempo-capture goes on where it stopped"
+    )
+    checks = (Check("cells", "suspect", detail), *found.gate)
+    return replace(found, gate=checks, warnings=(detail, *found.warnings))
