@@ -10,8 +10,9 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from ..dataset.compare import codes_apart, values
 from ..dataset.cube import Cube, Index
-from ..dataset.encoding import HIDDEN, decode, encode
+from ..dataset.encoding import encode
 from ..dataset.schema import Variable
 from ..dataset.verify import blocks
 from . import engine, selftest
@@ -76,8 +77,9 @@ class _Worst:
 
     def see(self, one: Array, two: Array, variable: Variable) -> None:
         """Hold one stored block against another."""
-        self.codes = larger(self.codes, _codes_apart(one, two, variable))
-        first, second = _values(one, variable), _values(two, variable)
+        codes = float(codes_apart(one, two).max(initial=0)) if variable.codec else 0.0
+        self.codes = larger(self.codes, codes)
+        first, second = values(one, variable), values(two, variable)
         self.apart = larger(self.apart, apart(first, second))
         if variable.name == "logits":
             self.divergence = larger(self.divergence, divergence(first, second))
@@ -90,23 +92,6 @@ def _as_stored(block: npt.NDArray[np.float32], like: Array, variable: Variable) 
         wide[tuple(slice(n) for n in block.shape)] = block
         block = wide
     return encode(block, variable.codec) if variable.codec else block
-
-
-def _codes_apart(one: Array, two: Array, variable: Variable) -> float:
-    """The most codes between two blocks in log16 (infinite where other pairs are hidden); 0 in float32."""
-    if not variable.codec:
-        return 0.0
-    first, second = one.astype(np.int32), two.astype(np.int32)
-    special = (first >= HIDDEN) | (second >= HIDDEN)
-    if (first[special] != second[special]).any():
-        return math.inf
-    return float(np.abs(first - second).max(initial=0))
-
-
-def _values(block: Array, variable: Variable) -> npt.NDArray[np.float32]:
-    if not variable.codec:
-        return block.astype(np.float32)
-    return decode(block.astype(np.uint16), variable.codec, logs=variable.name == "logits")
 
 
 def _wrong(worst: dict[str, _Worst], model: models.Model) -> str:

@@ -9,11 +9,10 @@ import numpy.typing as npt
 from .encoding import HIDDEN, decode, encode
 from .schema import Variable
 
-__all__ = ["Apart", "apart", "numbers_apart"]
+__all__ = ["Apart", "apart", "codes_apart", "numbers_apart", "values"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.floating[Any]]
-Codes = npt.NDArray[np.int32]
 
 WEIGHTS = 1e-5  # float32 weights of the same content, packed in other company (DESIGN section 4)
 CODES = 1  # log16 codes of the same content
@@ -35,13 +34,13 @@ class Apart:
 
 def apart(one: Array, two: Array, first: Variable, second: Variable) -> Apart:
     """Between blocks of the same shape as stored; attention counts as weights, logits as logs."""
-    a, b = _values(one, first), _values(two, second)
+    a, b = values(one, first), values(two, second)
     found = numbers_apart(a, b)
     codec = first.codec or second.codec
     if codec is None:
         limit = WEIGHTS if is_attention(first) else _limit(a)
         return Apart(found.largest, found.at, found.largest <= limit)
-    same = _within_a_code(_codes(one, first, codec), _codes(two, second, codec))
+    same = codes_apart(_codes(one, first, codec), _codes(two, second, codec)) <= CODES
     if is_attention(first):  # where one is float32, a weight may be 0 in it and still visible in codes
         same |= (a < UNDERFLOW) & (b < UNDERFLOW)
     return Apart(found.largest, found.at, bool(same.all()))
@@ -69,20 +68,22 @@ def _limit(values: Floats) -> float:
     return NUMBERS * max(1.0, float(finite.max(initial=0.0)))
 
 
-def _values(block: Array, variable: Variable) -> Floats:
+def values(block: Array, variable: Variable) -> Floats:
+    """What is stored, as numbers: attention as weights, logits as logs."""
     if not variable.codec:
         return block
     return decode(block.astype(np.uint16, copy=False), variable.codec, logs=not is_attention(variable))
 
 
-def _codes(block: Array, variable: Variable, codec: str) -> Codes:
+def _codes(block: Array, variable: Variable, codec: str) -> Array:
     if not variable.codec:
         with np.errstate(divide="ignore"):
             block = encode(np.log(block) if is_attention(variable) else block, codec)
-    return block.astype(np.int32)
+    return block
 
 
-def _within_a_code(one: Codes, two: Codes) -> npt.NDArray[np.bool_]:
-    """Hidden and missing are the same only as themselves."""
-    special = (one >= HIDDEN) | (two >= HIDDEN)
-    return np.asarray(np.where(special, one == two, np.abs(one - two) <= CODES))
+def codes_apart(one: Array, two: Array) -> Floats:
+    """How many codes of log16 apart, each; hidden and missing are the same only as themselves."""
+    a, b = one.astype(np.int32), two.astype(np.int32)
+    special = ((a >= HIDDEN) | (b >= HIDDEN)) & (a != b)
+    return np.where(special, np.inf, np.abs(a - b))

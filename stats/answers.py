@@ -6,7 +6,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -21,28 +21,37 @@ from . import questions_design as design
 from . import questions_maps as mapped
 from . import questions_modes as contrasts
 from . import questions_prompts as prompts
-from .gate import ANSWERS, Check, Gate, captures, judge
+from . import questions_size as sizes
+from .controls import shown
+from .copies import captures
+from .effects import ALPHA
+from .fitting import judge_fit
+from .gate import ANSWERS, Check, Gate, judge
 from .questions import Answer, plain, untested
-from .routes import model, route
+from .routes import Route, route
 from .scenario import Scenario, verdict
-from .study import Study, read
+from .study import Study, must_have, read
 
 __all__ = ["Answers", "answer"]
 
 SESOI = math.log(1.1)
 CONFIRMATORY = ("downweighting", "category", "modes", "cross_parallel")
 PACKAGES = ("numpy", "scipy", "pandas", "statsmodels", "pingouin", "xarray")
-PERFECT_P, PERFECT_D, PERFECT_F, PERFECT_ICC = 1e-30, 10.0, 1e8, 1 - 1e-9
+PERFECT_P, PERFECT_D, PERFECT_F, PERFECT_R = 1e-30, 10.0, 1e8, 1 - 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answers:
-    """All that is said of a frame; passed: no check of the gate failed."""
+    """All that is said of a frame.
+
+    control: what a control cube shows, {control, sentence, seen, numbers}; None of data.
+    """
 
     design: Mapping[str, Any]
     gate: tuple[Check, ...]
     answers: Mapping[str, Answer]
     scenario: Scenario
+    control: Mapping[str, Any] | None
     warnings: tuple[str, ...]
     versions: Mapping[str, str]
 
@@ -60,6 +69,7 @@ class Answers:
                 "gate": [asdict(check) for check in self.gate],
                 "answers": {key: found.to_dict() for key, found in self.answers.items()},
                 "scenario": self.scenario.to_dict(),
+                "control": self.control,
                 "warnings": self.warnings,
                 "versions": self.versions,
             }
@@ -86,37 +96,54 @@ def answer(
     """
     if not (math.isfinite(sesoi) and sesoi > 0):
         raise BadInput(f"sesoi={sesoi}: the smallest difference of interest is a number above 0")
+    if between is not None:
+        must_have(between, ("prompt", "seed"))
     raw = read(frame, response)
     gate = judge(raw, between)
     study = gate.study
-    found = _all(gate, between, maps, sesoi, seed)
+    first = _unless_withheld(gate, "seeds", lambda: design.seeds(study, seed))
+    way, fitted = judge_fit(study, route(study, seeds_act=first.p is not None and first.p < ALPHA))
+    found = _all(gate, way, first, between, maps, sesoi, seed)
     found, perfect = _perfect(found, gate)
     found = _holm(found)
-    checks = (*gate.checks, *_fit(study), *perfect)
+    checks = (*gate.checks, *fitted, *perfect)
     return Answers(
         _design(raw, frame),
         checks,
         found,
         verdict(study, found, between),
-        tuple(check.detail for check in checks if check.status == "suspect"),
+        shown(raw),
+        _warnings(checks, found),
         {name: version(name) for name in PACKAGES},
     )
 
 
+def _warnings(checks: Iterable[Check], found: Mapping[str, Answer]) -> tuple[str, ...]:
+    """What is suspect, and what an answer says against itself."""
+    suspect = [check.detail for check in checks if check.status == "suspect"]
+    own = [
+        f"{key}: {value.details['warning']}" for key, value in found.items() if value.details.get("warning")
+    ]
+    return (*suspect, *own)
+
+
 def _all(
-    gate: Gate, between: pd.DataFrame | None, maps: xr.DataArray | None, sesoi: float, seed: int
+    gate: Gate,
+    way: Route,
+    of_seeds: Answer,
+    between: pd.DataFrame | None,
+    maps: xr.DataArray | None,
+    sesoi: float,
+    seed: int,
 ) -> dict[str, Answer]:
-    """Every answer, or why it is withheld; seeds first, since they decide the route of the others."""
+    """Every answer, or why it is withheld; that about seeds has decided the route of the others."""
     study = gate.study
-    asked: dict[str, Callable[[], Answer]] = {"seeds": lambda: design.seeds(study, seed)}
-    first = _unless_withheld(gate, "seeds", asked["seeds"])
-    way = route(study, seeds_act=first.p is not None and first.p < 0.05)
-    asked |= {
-        "seeds": lambda: first,
+    asked: dict[str, Callable[[], Answer]] = {
+        "seeds": lambda: of_seeds,
         "downweighting": lambda: prompts.downweighting(study, way, seed),
         "prompt_variance": lambda: design.prompt_variance(study, way),
         "outliers": lambda: prompts.outliers(study),
-        "effect_size": lambda: prompts.effect_size(study),
+        "effect_size": lambda: sizes.effect_size(study, maps),
         "category": lambda: design.category(study, way, seed),
         "generalisation": lambda: prompts.generalisation(study),
         "modes": lambda: contrasts.modes(study, way, sesoi, between, seed),
@@ -133,7 +160,8 @@ def _unless_withheld(gate: Gate, key: str, ask: Callable[[], Answer]) -> Answer:
         return ask()
     study = gate.study
     # Categories without a test still have means and, where prompts repeat in some, intervals.
-    means = key == "category" and not np.isnan(study.means).any() and len(study.prompts) > 1
+    alone = key == "category" and "downweighting" not in gate.withheld
+    means = alone and not np.isnan(study.means).any() and len(study.prompts) > 1
     told = {"means": design.category_means(study)} if means else {}
     return untested(gate.withheld[key], len(study.prompts), **told)
 
@@ -163,8 +191,11 @@ def _too_perfect(value: Answer) -> str | None:
         return f"d = {d:.3g}"
     if details.get("F", 0.0) > PERFECT_F:
         return f"F = {details['F']:.3g}"
-    icc = details.get("icc")
-    return f"ICC = {icc:.6f}" if isinstance(icc, float) and icc > PERFECT_ICC else None
+    correlations = {"ICC": details.get("icc"), "r": details.get("beside", {}).get("attention_correlation")}
+    for name, r in correlations.items():
+        if isinstance(r, float) and abs(r) > PERFECT_R:
+            return f"{name} = {r:.6f}"
+    return None
 
 
 def _holm(found: dict[str, Answer]) -> dict[str, Answer]:
@@ -178,22 +209,6 @@ def _holm(found: dict[str, Answer]) -> dict[str, Answer]:
         own = {"p_holm": holm[key], "family_size": len(holm)} if key in holm else {}
         told[key] = replace(value, details={**value.details, **status, **own})
     return told
-
-
-def _fit(study: Study) -> list[Check]:
-    """What the mixed model says of itself, where one is needed."""
-    if study.complete or len(study.prompts) < 2 or np.isnan(study.y).all():
-        return []
-    made = model(study)
-    if isinstance(made, str):
-        return [Check("mixed model", "suspect", f"{made}: prompt means of what is there are used instead")]
-    if made.singular:
-        zero = [
-            name for name, value in made.components.items() if value < 1e-8 * sum(made.components.values())
-        ]
-        told = f"singular: {', '.join(zero) or 'a variance'} is 0; kept in the model, Kenward-Roger df"
-        return [Check("mixed model", "suspect", told)]
-    return [Check("mixed model", "pass", "converged, no variance at 0")]
 
 
 def _design(study: Study, frame: pd.DataFrame) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
-from statsmodels.stats.power import FTestAnovaPower, TTestPower
+from statsmodels.stats.power import FTestAnovaPower
 from statsmodels.stats.proportion import proportion_confint
 
 from .closed import LEVEL
@@ -18,6 +18,7 @@ __all__ = [
     "category_power",
     "cohen_d",
     "d_interval",
+    "difference_power",
     "f_estimate",
     "f_interval",
     "hedges_g",
@@ -53,9 +54,15 @@ def d_interval(d: float, n: int) -> tuple[float, float]:
     t, root = d * math.sqrt(n), math.sqrt(n)
 
     def centre(share: float) -> float:
-        return _root(lambda nc: float(stats.nct.cdf(t, n - 1, nc)) - share, t - 1, t + 1)
+        return _root(lambda nc: _below(t, n - 1, nc) - share, t - 1, t + 1)
 
     return centre((1 + LEVEL) / 2) / root, centre((1 - LEVEL) / 2) / root
+
+
+def _below(t: float, df: int, centre: float) -> float:
+    """The non-central t's distribution, which SciPy gives as NaN where it is 0 or 1."""
+    below = float(stats.nct.cdf(t, df, centre))
+    return float(centre < t) if math.isnan(below) else below
 
 
 def f_estimate(f: float, num_df: int, den_df: int) -> float:
@@ -109,7 +116,21 @@ def prompts_per_category(f: float, categories: int, power: float = POWER) -> int
 
 def mean_detectable(sd: float, prompts: int, power: float = POWER) -> float:
     """The smallest mean (or mean difference) that is seen with this power; sd is that between prompts."""
-    return sd * _root(lambda d: power - float(TTestPower().power(d, prompts, ALPHA)), 1e-6, 2.0)
+    return sd * _root(lambda d: power - difference_power(1.0, prompts, d), 1e-6, 2.0)
+
+
+def difference_power(sd: float, prompts: int, effect: float) -> float:
+    """The chance that a t-test sees a mean (or mean difference) of this size; sd is that between prompts."""
+    edge = float(stats.t.isf(ALPHA / 2, prompts - 1))
+    return _beyond(edge, prompts - 1, math.sqrt(prompts) * effect / sd)
+
+
+def _beyond(edge: float, df: int, centre: float) -> float:
+    """The chance of |t| beyond an edge, by the non-central F.
+
+    SciPy's non-central t is NaN far out, and its non-central F below 0 where it is the central one.
+    """
+    return float(stats.ncf.sf(edge**2, 1, df, centre**2) if centre else 2 * stats.t.sf(edge, df))
 
 
 def prompts_for_half_width(sd: float, width: float) -> int:
@@ -135,7 +156,7 @@ def outlier_power(shift: float, prompts: int) -> float:
     """The chance that a prompt this many SDs off is flagged, Bonferroni over all."""
     edge = stats.t.isf(ALPHA / 2 / prompts, prompts - 2)
     centre = shift * math.sqrt((prompts - 1) / prompts)
-    return float(stats.nct.sf(edge, prompts - 2, centre) + stats.nct.cdf(-edge, prompts - 2, centre))
+    return _beyond(edge, prompts - 2, centre)
 
 
 def tost_power(sd: float, prompts: int, bound: float) -> float:

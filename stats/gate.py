@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from .copies import are_copies, captures, collapsed, spread_of_seeds
+from .questions import number, percent
 from .study import PAIR, Study, keep, mean_over
 
-__all__ = ["ANSWERS", "Check", "Gate", "captures", "judge"]
+__all__ = ["ANSWERS", "Check", "Gate", "judge"]
 
 Status = Literal["pass", "fail", "suspect"]
 Array = npt.NDArray[np.floating[Any]]
@@ -58,9 +60,10 @@ def judge(study: Study, between: pd.DataFrame | None = None) -> Gate:
     checks = [_control(study, withheld), *_treatment(study, withheld), _content(study, withheld)]
     study, defined = _defined(study, withheld)
     study, seeds = _seeds(study)
+    study, scale = _scale(study, withheld)
     identical, modes = _modes(study, between, withheld)
     study = _one_mode(study) if identical else study
-    checks += [defined, seeds, modes, _completeness(study), _prompts(study, withheld)]
+    checks += [defined, seeds, scale, modes, _completeness(study), _prompts(study, withheld)]
     return Gate(tuple(checks), study, identical, withheld)
 
 
@@ -83,26 +86,20 @@ def _treatment(study: Study, withheld: dict[str, str]) -> list[Check]:
     """attrs["checks"]: {check: {"pass": experiments, "fail": experiments}}, as captured."""
     told = study.frame.attrs.get("checks") or {}
     if not told:
-        return [_of_cube(study.frame.attrs)]
-    bad = {name: int(count.get("fail", 0)) for name, count in told.items() if count.get("fail", 0)}
+        lacking = "the frame came without treatment checks: none was verified"
+        return [Check("treatment", "suspect", lacking)]
+    bad = {name: int(count["fail"]) for name, count in told.items() if count.get("fail", 0)}
     for name, count in bad.items():
         reason = f"treatment check {name!r} failed in {count} experiments"
         _withhold(withheld, OF_MODES if name in OF_MASKS else ANSWERS, reason)
+    held = [name for name, count in told.items() if count.get("pass", 0) and name not in bad]
+    silent = len(told) - len(held) - len(bad)
+    detail = f"{len(held)} of {len(told)} checks hold" + (f", {silent} do not apply" if silent else "")
+    if not held and not bad:
+        detail = f"none of {len(told)} checks applies to any experiment: nothing was verified"
+    status: Status = "fail" if bad else "pass" if held else "suspect"
     checks = [Check(name, "fail", f"failed in {count} experiments") for name, count in bad.items()]
-    good = len(told) - len(bad)
-    return [*checks, Check("treatment", "fail" if bad else "pass", f"{good} of {len(told)} checks hold")]
-
-
-def _of_cube(attrs: Mapping[Any, Any]) -> Check:
-    """An experiment of a cube is done only if all of its checks held."""
-    if attrs.get("control") == "no_mask":
-        return Check("treatment", "fail", "isolation is declared and not applied: that is this control")
-    cells: Mapping[str, int] = attrs.get("cells") or {}
-    if not cells:
-        return Check("treatment", "suspect", "the frame came without treatment checks: none was verified")
-    if failed := cells.get("failed", 0):
-        return Check("treatment", "suspect", f"{failed} experiments failed; those used passed every check")
-    return Check("treatment", "pass", "every experiment used passed its treatment checks")
+    return [*checks, Check("treatment", status, detail)]
 
 
 def _content(study: Study, withheld: dict[str, str]) -> Check:
@@ -116,9 +113,11 @@ def _content(study: Study, withheld: dict[str, str]) -> Check:
         reason = "no experiment has a parallel set (lower the threshold or raise the temperature)"
         _withhold(withheld, ANSWERS, reason)
         return Check("parallel sets", "fail", reason)
-    detail = f"{some} of {len(most)} prompts have parallel sets, {enough:.0%} at least {FEW_SETS} of them"
+    detail = (
+        f"{some} of {len(most)} prompts have parallel sets, {percent(enough)} at least {FEW_SETS} of them"
+    )
     if enough < SHARE_WITH_SETS and study.logs:
-        reason = f"too few parallel sets: {detail}; {SHARE_WITH_SETS:.0%} are needed"
+        reason = f"too few parallel sets: {detail}; {percent(SHARE_WITH_SETS)} are needed"
         _withhold(withheld, tuple(key for key in ANSWERS if key != "logits"), reason)
         return Check("parallel sets", "fail", reason)
     return Check("parallel sets", "pass", detail)
@@ -156,18 +155,15 @@ def _reasons(rows: pd.DataFrame) -> str:
 
 
 def _seeds(study: Study) -> tuple[Study, Check]:
-    """Seeds that are copies are one: found by what the experiments were, and by the response itself."""
+    """Seeds that are copies are one."""
     s = len(study.seeds)
     distinct, of = captures(study)
     told = f"distinct captures: prompt x seed x mode = {distinct} of {of}"
     if s == 1:
         return study, Check("seeds", "pass", f"one seed; {told}")
-    if _paths_are_copies(study):
+    if are_copies(study):
         detail = f"selection is deterministic: seeds are copies, n is {_n(study)}; {told}"
-        return _collapsed(study), Check("seeds", "suspect", detail)
-    if _negligible(study.y):
-        detail = f"seeds do not change {study.response} (SD below 0.001 of that between prompts); {told}"
-        return _collapsed(study), Check("seeds", "suspect", detail)
+        return collapsed(study), Check("seeds", "suspect", detail)
     return study, Check("seeds", "pass", told)
 
 
@@ -177,37 +173,19 @@ def _n(study: Study) -> str:
     return f"{n} not {n * len(study.seeds)}"
 
 
-def _collapsed(study: Study) -> Study:
-    return replace(study, copies=True, y=mean_over(study.y, 1)[:, None])
-
-
-def captures(study: Study) -> tuple[int, int]:
-    """How many different experiments there are, of how many rows."""
-    frame = study.frame
-    if "path_digest" in frame.columns:
-        return int(frame["path_digest"].nunique()), len(frame)
-    return len(frame.drop_duplicates(["prompt", "mode", study.response])), len(frame)
-
-
-def _paths_are_copies(study: Study) -> bool:
-    """Whether every prompt and mode with several seeds followed one path; False if paths are not told."""
-    if "path_digest" not in study.frame.columns:
-        return False
-    rows = study.frame[study.frame["mode"].isin(study.modes) & study.frame["prompt"].isin(study.prompts)]
-    paths = rows.groupby(["prompt", "mode"])["path_digest"].agg(["nunique", "size"])
-    several = paths[paths["size"] > 1]
-    return bool(len(several) and (several["nunique"] == 1).all())
-
-
-def _negligible(y: Array) -> bool:
-    """Whether seeds vary so little within prompt and mode that a model would take them for copies."""
-    middle = mean_over(y, 1)
-    within = np.sqrt(mean_over((y - middle[:, None]) ** 2, 1))
-    if not np.isfinite(within).any() or (~np.isnan(y)).sum(axis=1).max() < 2:
-        return False
-    prompts = mean_over(middle, 1)
-    between = prompts.std(ddof=1) if len(prompts) > 1 else np.abs(prompts).max()
-    return bool(np.nanmax(within) <= NEGLIGIBLE * between)
+def _scale(study: Study, withheld: dict[str, str]) -> tuple[Study, Check]:
+    """Seeds that vary next to nothing are copies to a mixed model, whose errors would be too small."""
+    share = spread_of_seeds(study.y)
+    if share is None:
+        return study, Check("scale", "pass", "no prompt and mode has two seeds left to compare")
+    if share > NEGLIGIBLE:
+        detail = f"seeds vary by up to {number(share)} SD between prompts; a model is given units of the SD"
+        return study, Check("scale", "pass", detail)
+    reason = (
+        f"seeds change {study.response} by less than {NEGLIGIBLE} SD between prompts, and count as copies"
+    )
+    _withhold(withheld, ("seeds",), reason)
+    return collapsed(study), Check("scale", "suspect", reason)
 
 
 def _modes(study: Study, between: pd.DataFrame | None, withheld: dict[str, str]) -> tuple[bool, Check]:
@@ -221,7 +199,9 @@ def _modes(study: Study, between: pd.DataFrame | None, withheld: dict[str, str])
         return False, Check("modes", "suspect", reason)
     apart, pairs = _differing(study, between)
     if not pairs:
-        reason = "no prompt and seed has both isolated and visible"
+        there = between is not None and len(between) > 0
+        none = "no pair of isolated and visible has a parallel set, so that nothing can differ"
+        reason = none if there else "no prompt and seed has both isolated and visible"
         _withhold(withheld, ("modes", "logits"), reason)
         return False, Check("modes", "suspect", reason)
     if not apart:
@@ -231,7 +211,11 @@ def _modes(study: Study, between: pd.DataFrame | None, withheld: dict[str, str])
         )
         _withhold(withheld, OF_MODES, reason)
         return True, Check("modes", "suspect", reason)
-    return False, Check("modes", "pass", f"isolated and visible differ in {apart} of {pairs} pairs")
+    told = f"isolated and visible differ in {apart} of {pairs} pairs"
+    if odd := _odd(study, between):
+        told += f", but also in {odd} without a parallel set, which must be identical"
+        return False, Check("modes", "suspect", told)
+    return False, Check("modes", "pass", told)
 
 
 def _one_mode(study: Study) -> Study:
@@ -242,15 +226,31 @@ def _one_mode(study: Study) -> Study:
 def _differing(study: Study, between: pd.DataFrame | None) -> tuple[int, int]:
     """How many pairs of modes differ, of how many that can."""
     if between is not None and "identical" in between.columns:
-        told = between[between["prompt"].astype(str).isin(study.prompts)]
-        if "parallel_sets" in study.frame.columns:
-            wide = study.frame[study.frame["parallel_sets"] >= 1][["prompt", "seed"]].drop_duplicates()
-            told = told.assign(prompt=told["prompt"].astype(str)).merge(wide, on=["prompt", "seed"])
-        return int((~told["identical"].astype(bool)).sum()), len(told)
+        told, wide = _pairs(study, between)
+        return int((wide & ~told["identical"].astype(bool)).sum()), int(wide.sum())
     both = study.table(study.response, PAIR)
     apart = np.abs(both[..., 1] - both[..., 0])
     apart = apart[~np.isnan(apart)]
     return int(np.sum(apart > SAME)), apart.size
+
+
+def _odd(study: Study, between: pd.DataFrame | None) -> int:
+    """How many pairs differ that cannot: the negative control."""
+    if between is None or "identical" not in between.columns:
+        return 0
+    told, wide = _pairs(study, between)
+    return int((~wide & ~told["identical"].astype(bool)).sum())
+
+
+def _pairs(study: Study, between: pd.DataFrame) -> tuple[pd.DataFrame, "pd.Series[bool]"]:
+    """Pairs of the study's prompts, and whether each has a parallel set."""
+    told = between[between["prompt"].astype(str).isin(study.prompts)]
+    if "parallel_sets" not in study.frame.columns:
+        return told, pd.Series(True, index=told.index)
+    rows = study.frame[study.frame["parallel_sets"] >= 1]
+    wide = set(zip(rows["prompt"], rows["seed"], strict=True))
+    names = zip(told["prompt"].astype(str), told["seed"], strict=True)
+    return told, pd.Series([name in wide for name in names], index=told.index, dtype=bool)
 
 
 def _completeness(study: Study) -> Check:

@@ -26,7 +26,7 @@ from .questions import number
 from .spread import Spread
 from .study import Study, read
 
-__all__ = ["Aim", "Outlook", "Seeds", "difference_power", "outlook"]
+__all__ = ["Aim", "Outlook", "Seeds", "outlook"]
 
 Now = Callable[[float, int], float]
 Unit = Literal["prompts", "categories"]
@@ -160,7 +160,10 @@ def _aims(
     n, k = len(study.prompts), len(study.categories)
     found = [_aim("mean", half_width, None, mean, n, _half_width)]
     if difference:
-        seen, equal = partial(difference_power, effect=effect), partial(effects.tost_power, bound=effect)
+        seen, equal = (
+            partial(effects.difference_power, effect=effect),
+            partial(effects.tost_power, bound=effect),
+        )
         found.append(_aim("difference", power, effect, difference, n, seen))
         found.append(_aim("equivalence", power, effect, difference, n, equal))
     found = [replace(aim, each=math.ceil(aim.needed / k)) for aim in found]
@@ -191,12 +194,6 @@ def _aim(
 
 def _half_width(sd: float, n: int) -> float:
     return float(stats.t.isf(ALPHA / 2, n - 1)) * sd / math.sqrt(n)
-
-
-def difference_power(sd: float, prompts: int, effect: float) -> float:
-    """The chance that a paired t-test sees a mean difference of this size; sd is that between prompts."""
-    edge = stats.f.isf(ALPHA, 1, prompts - 1)
-    return float(stats.ncf.sf(edge, 1, prompts - 1, prompts * (effect / sd) ** 2))
 
 
 def _of_new_categories(study: Study, half_width: float) -> Aim:

@@ -10,7 +10,10 @@ import numpy.typing as npt
 
 from .closed import Mean
 
-__all__ = ["Answer", "between", "number", "plain", "probability", "ratio", "t_answer", "untested"]
+__all__ = [
+    *("Answer", "between", "how_many", "number", "percent", "plain"),
+    *("probability", "ratio", "t_answer", "untested"),
+]
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -68,6 +71,16 @@ def number(value: SupportsFloat) -> str:
 def ratio(value: SupportsFloat) -> str:
     """Three significant digits, zeros and all: 1.00x."""
     return f"{float(value):#.3g}".rstrip(".") + "x"
+
+
+def percent(share: SupportsFloat) -> str:
+    """A share in words: 10 %."""
+    return f"{100 * float(share):.0f} %"
+
+
+def how_many(count: int, what: str) -> str:
+    """1 prompt, 10 prompts."""
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def between(low: SupportsFloat, high: SupportsFloat) -> str:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from . import closed, effects, resampling
-from .questions import Answer, between, number, probability, untested
+from .questions import Answer, between, number, percent, probability, ratio, untested
 from .routes import KENWARD, Route, model, variances
 from .study import Study, mean_over
 
@@ -25,9 +25,14 @@ def prompt_variance(study: Study, route: Route) -> Answer:
     if n < 2 or not x.std(ddof=1) > 0:
         return untested("all prompts have the same mean: check your pipeline", n)
     sd, low, high = (float(value) for value in closed.spread(x))
-    details: dict[str, Any] = {"components": variances(study, route.crossed), "icc": _icc(study)}
+    unit = " on the log scale" if study.logs else ""
+    details: dict[str, Any] = {
+        "components": route.doubt or variances(study, route.crossed),
+        "icc": _icc(study),
+    }
     return Answer(
-        f"Prompts differ with an SD of {number(sd)} (95 % CI {between(low, high)}, assumes normal prompts).",
+        f"Prompts differ with an SD of {number(sd)}{unit} (95 % CI {between(low, high)}, {n} prompts; the "
+        "interval assumes normal prompts).",
         "SD of prompt means, chi-square interval: assumes normal prompts",
         n,
         sd,
@@ -58,7 +63,7 @@ def category(study: Study, route: Route, seed: int = 0) -> Answer:
         return untested("prompts of a category do not differ: nothing to compare categories with", n)
     f, dfs, p = float(made.f), (float(made.num_df), float(made.den_df)), float(made.p)
     method, note = f"F-test of {n} prompt means", ""
-    fit = model(study, route.crossed, category=True) if not study.complete else None
+    fit = None if study.complete else route.doubt or model(study, route.crossed, category=True)
     if isinstance(fit, str):
         note = f" ({fit})"
     elif fit is not None:
@@ -74,7 +79,7 @@ def category(study: Study, route: Route, seed: int = 0) -> Answer:
     }
     ci = effects.f_interval(float(made.f), made.num_df, made.den_df)
     estimate = effects.f_estimate(float(made.f), made.num_df, made.den_df)
-    sentence = _of_category(f, dfs, p, details)
+    sentence = _of_category(study.logs, f, dfs, p, details)
     return Answer(sentence, method + note, n, estimate, ci, dfs, p, details)
 
 
@@ -123,15 +128,22 @@ def _power(prompts: int, categories: int) -> dict[str, Any]:
     }
 
 
-def _of_category(f: float, dfs: tuple[float, float], p: float, details: dict[str, Any]) -> str:
+def _of_category(logs: bool, f: float, dfs: tuple[float, float], p: float, details: dict[str, Any]) -> str:
     test = f"F({number(dfs[0])}, {number(dfs[1])}) = {number(f)}, {probability(p)}"
     if p < effects.ALPHA:
-        return f"Categories differ ({test})."
-    seen = ", ".join(f"{power:.0%} for f = {size}" for size, power in details["power"].items())
+        return f"Categories are shown to differ ({test}): {_ends(logs, details['means'])}."
+    seen = ", ".join(f"{percent(power)} for f = {size}" for size, power in details["power"].items())
     return (
-        f"No category effect was shown ({test}), but this design would have seen only "
+        f"No category effect was shown ({test}), and this design could have seen only "
         f"f >= {number(details['detectable'])} (its power is {seen})."
     )
+
+
+def _ends(logs: bool, means: list[dict[str, Any]]) -> str:
+    """Which category is the highest, which the lowest."""
+    low, high = (chosen(means, key=lambda row: row["mean"]) for chosen in (min, max))
+    told = [ratio(math.exp(row["mean"])) if logs else number(row["mean"]) for row in (high, low)]
+    return f"highest in {high['category']} ({told[0]}), lowest in {low['category']} ({told[1]})"
 
 
 def seeds(study: Study, seed: int = 0) -> Answer:
@@ -148,11 +160,12 @@ def seeds(study: Study, seed: int = 0) -> Answer:
         return untested("fewer than two prompts have all seeds", n)
     found = resampling.seed_labels(whole, seed)
     share, ci, how = _share(study, seed)
-    acts = "act alike in all prompts" if found.p < effects.ALPHA else "were not shown to act alike in prompts"
+    verdict = "shown" if found.p < effects.ALPHA else "not shown"
     within = f" (95 % CI {between(*ci)})" if ci else ""
+    share_told = f"a share of {number(share)}" if math.isfinite(share) else "an unknown share"
     return Answer(
-        f"Seeds within prompts are {number(share)} of the variance{within}; they {acts} "
-        f"({probability(found.p)}).",
+        f"Seeds within prompts are {share_told} of the variance{within}; that a seed acts alike in all "
+        f"prompts is {verdict} ({probability(found.p)}, {count} seeds in {len(whole)} prompts).",
         f"seed labels permuted within {len(whole)} prompts ({found.arrangements} draws); {how}",
         n,
         share,

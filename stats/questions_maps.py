@@ -13,7 +13,7 @@ from . import closed, effects, resampling
 from .questions import Answer, number, untested
 from .study import Study, mean_over
 
-__all__ = ["map_tests", "maps", "of_prompts"]
+__all__ = ["map_tests", "maps", "of_named_prompts", "of_prompts"]
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -33,11 +33,12 @@ def maps(study: Study, given: xr.DataArray | None, seed: int = 0) -> Answer:
         return untested(what, n)
     found = map_tests(values, seed)
     q_found, sure = int(np.sum(found["q"] < effects.ALPHA)), int(np.sum(found["p_max_t"] < effects.ALPHA))
+    below = int(np.sum((found["q"] < effects.ALPHA) & (found["mean"] < 0)))
     left_out = _left_out(there, given.coords["layer"].values.tolist())
     cells = int(there.sum())
     return Answer(
-        f"Of {cells} layers x heads, {q_found} are found at a false discovery rate of 5 %, "
-        f"{sure} are shown one by one (max-T).{left_out}",
+        f"Of {cells} layers x heads, {q_found} are found at a false discovery rate of 5 % ({below} below 0, "
+        f"{q_found - below} above); {sure} are shown one by one (max-T).{left_out}",
         f"t-tests over {n} prompts; Benjamini-Hochberg; max-T over sign flips "
         f"({'all' if found['exact'] else 'drawn'})",
         n,
@@ -59,13 +60,19 @@ def maps(study: Study, given: xr.DataArray | None, seed: int = 0) -> Answer:
 
 def of_prompts(study: Study, given: xr.DataArray) -> Array:
     """(prompts, layer, head) means over seeds and modes; prompts without a map are left out."""
+    return of_named_prompts(study, given)[1]
+
+
+def of_named_prompts(study: Study, given: xr.DataArray) -> tuple[list[str], Array]:
+    """The same with the prompts' names."""
     chosen = given.isel({dim: 0 for dim in given.dims if dim not in ("prompt", "seed", "mode", *CELLS)})
     names = [str(name) for name in chosen.coords["prompt"].values]
     modes = [mode for mode in study.modes if mode in chosen.coords["mode"].values]
     places = [names.index(name) for name in study.prompts if name in names]
     ordered = chosen.sel(mode=modes).isel(prompt=places).transpose("prompt", "seed", "mode", *CELLS)
     values = mean_over(mean_over(np.asarray(ordered.values, dtype=np.float64), 1), 1)
-    return values[~np.isnan(values).all(axis=(1, 2))]
+    there = ~np.isnan(values).all(axis=(1, 2))
+    return [names[places[i]] for i in np.flatnonzero(there)], values[there]
 
 
 def map_tests(values: Array, seed: int = 0) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from . import closed, effects, resampling
-from .questions import Answer, between, number, probability, ratio, t_answer, untested
+from .levels import floor, levels, log_floor, too_near
+from .questions import Answer, between, number, percent, probability, ratio, t_answer, untested
 from .routes import KENWARD, Route, contrast, model
 from .study import BASELINE, PAIR, Study, mean_over, on_prompts
 
@@ -17,6 +18,7 @@ __all__ = ["KL_BOUND", "cross_parallel", "logits", "modes", "per_prompt"]
 Array = npt.NDArray[np.floating[Any]]
 
 KL_BOUND = 0.01  # nat
+WORDS = {"downweighting": "the attention of parallel over single tokens"}
 
 
 def modes(study: Study, route: Route, sesoi: float, between_modes: pd.DataFrame | None, seed: int) -> Answer:
@@ -29,8 +31,10 @@ def modes(study: Study, route: Route, sesoi: float, between_modes: pd.DataFrame 
     if not x.std(ddof=1) > 0:
         return untested("the difference is the same in all prompts: check your pipeline", n)
     found, method = closed.mean(x), f"paired t-test of {n} prompts"
-    made = model(study) if route.reml and not study.complete else None
-    own = contrast(made, *PAIR) if made is not None and not isinstance(made, str) else None
+    made = (route.doubt or model(study)) if route.reml and not study.complete else None
+    own = None if made is None or isinstance(made, str) else contrast(made, *PAIR)
+    if isinstance(made, str):
+        method += f" ({made})"
     if own is not None:
         found, method = own, f"{KENWARD} ({route.why})"
     flipped, tost = resampling.sign_flip(x, seed), closed.tost(x, sesoi)
@@ -41,8 +45,9 @@ def modes(study: Study, route: Route, sesoi: float, between_modes: pd.DataFrame 
         "power_of_equivalence": effects.tost_power(float(x.std(ddof=1)), n, sesoi),
         "detectable": effects.mean_detectable(float(x.std(ddof=1)), n),
         "d_z": effects.cohen_d(x),
-        "levels": _levels(between_modes),
+        "levels": levels(study, between_modes, bool(tost.p < effects.ALPHA)),
         "against_single": {mode: _against_single(study, mode) for mode in study.modes},
+        "warning": too_near(sesoi, log_floor(study), "on the log scale") if study.logs else None,
     }
     return t_answer(_of_modes(study, found, details, sesoi), found, method, n, **details)
 
@@ -50,38 +55,29 @@ def modes(study: Study, route: Route, sesoi: float, between_modes: pd.DataFrame 
 def _of_modes(study: Study, found: closed.Mean, details: dict[str, Any], sesoi: float) -> str:
     ends = (float(found.estimate), float(found.low), float(found.high))
     said = f"visible - isolated is {number(ends[0])} (95 % CI {between(*ends[1:])})"
-    within = f"{number(sesoi)}"
+    within, seen = f"+-{number(sesoi)}", f"a difference of {number(details['detectable'])}"
     if study.logs:
         times, low, high = (math.exp(end) for end in ends)
         interval = f"95 % CI {between(low, high)}"
-        said = f"In visible mode {study.response} is {ratio(times)} that in isolated mode ({interval})"
-        within = f"{math.exp(sesoi) - 1:.0%}"
-    shown = found.p < effects.ALPHA
-    verdict = "a difference is shown" if shown else "no difference was shown"
-    if details["equivalent"]:
-        same = f"the modes are equivalent within {within} (TOST {probability(details['tost']['p'])})"
-        return f"{said}: {verdict}, and {same}." if shown else f"{said}: {same}."
-    power = details["power_of_equivalence"]
+        what = WORDS.get(study.response, study.response)
+        said = f"In visible mode {what} is {ratio(times)} that in isolated mode ({interval})"
+        within, seen = (
+            percent(math.exp(sesoi) - 1),
+            f"{ratio(math.exp(details['detectable']))} or its inverse",
+        )
+    p, tost = probability(float(found.p)), f"TOST {probability(details['tost']['p'])}"
+    shown, equivalent = found.p < effects.ALPHA, details["equivalent"]
+    if shown and equivalent:
+        return f"{said}: a difference is shown ({p}), and the modes are equivalent within {within} ({tost})."
+    if shown:
+        return f"{said}: a difference is shown ({p})."
+    if equivalent:
+        return f"{said}: the modes are equivalent within {within} ({tost})."
     return (
-        f"{said}: {verdict} ({probability(float(found.p))}), nor equivalence within {within} "
-        f"(TOST {probability(details['tost']['p'])}; its power was {power:.0%})."
-        if not shown
-        else f"{said}: {verdict} ({probability(float(found.p))})."
+        f"{said}: a difference was not shown ({p}), and the design could have seen only {seen} (power 80 %); "
+        f"equivalence within {within} was not shown ({tost}; its power was "
+        f"{percent(details['power_of_equivalence'])})."
     )
-
-
-def _levels(between_modes: pd.DataFrame | None) -> dict[str, Any]:
-    """How far down modes agree: the same content, and the same token sets at each step."""
-    if between_modes is None:
-        return {"not_tested": "no comparison of the two modes came with the frame"}
-    told: dict[str, Any] = {"pairs": len(between_modes)}
-    for column in ("identical", "same_sets"):
-        if column in between_modes.columns:
-            told[column] = int(between_modes[column].astype(bool).sum())
-    if "first_difference" in between_modes.columns:
-        apart = between_modes.loc[between_modes["first_difference"] >= 0, "first_difference"]
-        told["earliest_difference"] = int(apart.min()) if len(apart) else None
-    return told
 
 
 def _against_single(study: Study, mode: str) -> dict[str, Any] | None:
@@ -113,11 +109,12 @@ def cross_parallel(study: Study, sesoi: float) -> Answer:
     found, above = closed.mean(x), closed.mean(x, null=sesoi)
     p = float(above.greater)
     times, low, high = (math.exp(float(end)) for end in (found.estimate, found.low, found.high))
-    verdict = "more than a context key would" if p < effects.ALPHA else "not shown to be more than context"
+    verdict = "shown" if p < effects.ALPHA else "not shown"
     plain = on_prompts(study, "cross_parallel_plain", ("visible",))
     return Answer(
         f"A sibling receives {ratio(times)} the attention of a context key at the same place "
-        f"(95 % CI {between(low, high)}): {verdict} by {math.exp(sesoi) - 1:.0%} ({probability(p)}).",
+        f"(95 % CI {between(low, high)}): more than {ratio(math.exp(sesoi))} is {verdict} "
+        f"({probability(p)}, {len(x)} prompts).",
         f"t-test of {len(x)} prompt means, one-sided against {number(sesoi)}",
         len(x),
         float(found.estimate),
@@ -161,15 +158,14 @@ def logits(study: Study, between_modes: pd.DataFrame | None, bound: float = KL_B
         why = "all divergences are 0" if not x.any() else "the divergence is the same in all prompts"
         return untested(f"{why}: check your pipeline", len(x))
     found, limit = closed.mean(x), closed.mean(x, null=math.log1p(bound))
-    upper = math.expm1(float(closed.tost(x, 1.0).high))  # the 90 % interval's end is a one-sided 95 % bound
-    lower = math.expm1(float(closed.tost(x, 1.0).low))
+    ends = closed.tost(x, 1.0)  # the ends of the 90 % interval are one-sided 95 % bounds
+    lower, upper = math.expm1(float(ends.low)), math.expm1(float(ends.high))
     kl, p = math.expm1(float(found.estimate)), float(limit.less)
-    names = [name for name in rows.columns if name.startswith(("jaccard_", "cosine", "attention_"))]
-    beside = {name: _average(per_prompt(study, rows, name)) for name in names}
-    same = "below" if p < effects.ALPHA else "not shown to be below"
+    verdict, noise = "shown" if p < effects.ALPHA else "not shown", floor(study).get("kl")
+    beyond = "noise floor not measured" if noise is None else f"noise floor {number(noise)} nat"
     return Answer(
-        f"Next-token distributions of the modes differ by {number(kl)} nat (KL; 95 % bound {number(upper)}), "
-        f"{same} {number(bound)} nat ({probability(p)}).",
+        f"Next-token distributions of the modes differ by {number(kl)} nat (KL; 95 % bound {number(upper)}): "
+        f"less than {number(bound)} nat is {verdict} ({probability(p)}; {beyond}).",
         f"one-sided t-test of {len(x)} prompt means of log(1 + KL)",
         len(x),
         kl,
@@ -181,10 +177,17 @@ def logits(study: Study, between_modes: pd.DataFrame | None, bound: float = KL_B
             "upper": upper,
             "lower": lower,
             "max": float(rows["kl_max" if "kl_max" in rows.columns else "kl"].max()),
-            "beside": beside,
-            "noise_floor": study.frame.attrs.get("noise_floor"),
+            "beside": _beside(study, rows),
+            "noise_floor": dict(floor(study)),
+            "warning": too_near(bound, noise, "nat"),
         },
     )
+
+
+def _beside(study: Study, rows: pd.DataFrame) -> dict[str, float | None]:
+    """Means over prompts of what else was compared."""
+    names = [name for name in rows.columns if name.startswith(("jaccard_", "cosine", "attention_"))]
+    return {name: _average(per_prompt(study, rows, name)) for name in names}
 
 
 def _average(x: Array) -> float | None:

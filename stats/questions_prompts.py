@@ -1,19 +1,18 @@
 """Questions about prompts: how large (Q1), how different (Q2), which are odd (Q3), what of a new one (Q7)."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from . import closed, effects, resampling
-from .questions import Answer, between, number, probability, ratio, t_answer, untested
+from . import baselines, closed, effects, resampling
+from .questions import Answer, between, number, percent, probability, ratio, t_answer, untested
 from .routes import KENWARD, Route, intercept, model
 from .study import Study, mean_over, on_prompts
 
-__all__ = ["consistency", "downweighting", "effect_size", "generalisation", "outliers", "over_steps"]
+__all__ = ["downweighting", "generalisation", "outliers", "over_steps"]
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -30,13 +29,13 @@ def downweighting(study: Study, route: Route, seed: int = 0) -> Answer:
     if n < 2 or not x.std(ddof=1) > 0:
         return untested("all prompts have the same mean: check your pipeline", n)
     found, method = closed.mean(x), f"t-test of {n} prompt means"
-    made = model(study, route.crossed) if route.reml else None
+    made = route.doubt or model(study, route.crossed) if route.reml else None
     if isinstance(made, str):
         method += f" ({made})"
     elif made is not None and not (study.complete and _as_wide(intercept(made), found)):
         found, method = intercept(made), f"{KENWARD} ({route.why})"
     details = {"route": method, "scale": "log" if study.logs else "as given"} | _beside(study, x, found, seed)
-    made_of = t_answer(_of_mean(study, found), found, method, n, **details)
+    made_of = t_answer(_of_mean(study, found, details["detectable"]), found, method, n, **details)
     return _widest(made_of, study.logs) if details["skewed"] else made_of
 
 
@@ -60,24 +59,15 @@ def _beside(study: Study, x: Array, found: closed.Mean, seed: int) -> dict[str, 
         ends = (float(found.low), float(found.high))
         details |= {"ratio": math.exp(found.estimate), "ratio_ci": [math.exp(end) for end in ends]}
     if 1 < len(study.categories) < len(x):
-        details["these_categories"] = _interval(closed.category_mean(x, study.codes))
-        details["new_categories"] = _interval(closed.new_category_mean(x, study.codes))
-    for column in ("downweighting_per_set", "legacy_ratio", "placebo_share"):
-        if column in study.frame.columns and column != study.response:
-            own = on_prompts(study, column)
-            details[column] = _interval(closed.mean(own)) if len(own) > 1 else None
-    return details
-
-
-def _interval(found: closed.Mean) -> dict[str, float]:
-    names = ("estimate", "low", "high", "df")
-    return {name: float(getattr(found, name)) for name in names}
+        details["these_categories"] = baselines.interval(closed.category_mean(x, study.codes))
+        details["new_categories"] = baselines.interval(closed.new_category_mean(x, study.codes))
+    return details | baselines.beside(study)
 
 
 def _of_mode(study: Study, mode: str) -> dict[str, float] | None:
     """Mean and interval of one mode by itself; `single` and `causal` are told here and nowhere else."""
     x = on_prompts(study, study.response, (mode,))
-    return _interval(closed.mean(x)) | {"n": len(x)} if len(x) > 1 else None
+    return baselines.interval(closed.mean(x)) | {"n": len(x)} if len(x) > 1 else None
 
 
 def _table(study: Study, x: Array) -> list[dict[str, Any]]:
@@ -89,17 +79,25 @@ def _table(study: Study, x: Array) -> list[dict[str, Any]]:
     ]
 
 
-def _of_mean(study: Study, found: closed.Mean) -> str:
+def _of_mean(study: Study, found: closed.Mean, detectable: float) -> str:
     """Parallel tokens receive 0.62x the attention ..."""
     rests = f"t({number(found.df)}) = {number(found.t)}, {probability(found.p)}, {len(study.prompts)} prompts"
     if study.response == "downweighting":
         ends = between(math.exp(found.low), math.exp(found.high))
         return (
             f"Parallel tokens receive {ratio(math.exp(found.estimate))} the attention of single tokens "
-            f"at the same distance (95 % CI {ends}, {rests})."
+            f"at the same distance (95 % CI {ends}, {rests}): {_verdict(found, detectable)}."
         )
     ends = between(found.low, found.high)
     return f"The mean of {study.response} is {number(found.estimate)} (95 % CI {ends}, {rests})."
+
+
+def _verdict(found: closed.Mean, detectable: float) -> str:
+    """Which way, or what could have been seen."""
+    if found.p < effects.ALPHA:
+        return f"{'less' if found.estimate < 0 else 'more'} than 1x is shown"
+    seen = ratio(math.exp(-detectable))
+    return f"a difference from 1x was not shown, and the design could have seen only {seen} (power 80 %)"
 
 
 def _widest(answer: Answer, logs: bool) -> Answer:
@@ -130,14 +128,15 @@ def outliers(study: Study) -> Answer:
         | {"difference_of_modes_without": float(mean_over(np.delete(apart, i), 0))}
         for i, name in enumerate(study.prompts)
     ]
-    finds = ", ".join(f"{power:.0%} at {shift} SD" for shift, power in powers.items())
-    said = (
-        f"{', '.join(flagged)} differ{'s' if len(flagged) == 1 else ''} from the other prompts"
-        if flagged
-        else "No prompt was shown to differ from the others"
-    )
+    finds = ", ".join(f"{percent(power)} at {shift} SD" for shift, power in powers.items())
+    sides = [
+        f"{row['prompt']} ({'higher' if row['t'] > 0 else 'lower'})"
+        for row in rows
+        if row["p"] < effects.ALPHA
+    ]
     return Answer(
-        f"{said} (smallest Bonferroni {probability(float(p.min()))}); one odd prompt is found in {finds}.",
+        f"{_flagged(sides)} (smallest Bonferroni {probability(float(p.min()))}); one odd prompt is found "
+        f"with a power of {finds}.",
         "externally studentised prompt means, Bonferroni",
         n,
         float(len(flagged)),
@@ -146,6 +145,12 @@ def outliers(study: Study) -> Answer:
         float(p.min()),
         {"flagged": flagged, "prompts": rows, "power": powers, "several_features": _several(study)},
     )
+
+
+def _flagged(names: list[str]) -> str:
+    if not names:
+        return "No prompt was shown to differ from the others"
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} shown to differ from the other prompts"
 
 
 def _several(study: Study) -> dict[str, Any] | None:
@@ -163,64 +168,6 @@ def _several(study: Study) -> dict[str, Any] | None:
     distance, p = closed.mahalanobis(x)
     flagged = [name for name, value in zip(study.prompts, p, strict=True) if value < effects.ALPHA]
     return {"features": list(features), "distance": distance, "p": p, "flagged": flagged}
-
-
-def effect_size(study: Study, per_prompt: Mapping[str, float] | None = None) -> Answer:
-    """Q4: Cohen's d over prompts, Hedges g, and how consistent prompts are."""
-    x, n = study.means, len(study.prompts)
-    if n < 2 or not x.std(ddof=1) > 0:
-        return untested("undefined (deterministic): prompts do not differ", n)
-    d = effects.cohen_d(x)
-    ci = effects.d_interval(d, n)
-    details: dict[str, Any] = {"consistency": consistency(study)}
-    if n > 2:
-        details["hedges_g"] = effects.hedges_g(x)
-    if per_prompt:
-        details["within_prompts"] = {"descriptive": True, "d": dict(per_prompt)}
-    agree = details["consistency"]
-    return Answer(
-        f"In SDs between prompts the mean is d = {number(d)} (95 % CI {between(*ci)}); "
-        f"{agree['same_sign']} of {n} prompts have its sign "
-        f"(a share of {between(*agree['share_ci'])} of all prompts).",
-        "mean / SD of prompt means; non-central t",
-        n,
-        d,
-        ci,
-        float(n - 1),
-        None,
-        details,
-    )
-
-
-def consistency(study: Study) -> dict[str, Any]:
-    """Q4b: signs, range, leave-one-out range, and tau over mean where prompts have errors of their own."""
-    x, n = study.means, len(study.prompts)
-    same = int(np.sum(np.sign(x) == np.sign(x.mean())))
-    left = [float(np.delete(x, i).mean()) for i in range(n)]
-    found: dict[str, Any] = {
-        "same_sign": same,
-        "share_ci": effects.agreement(same, n),
-        "range": [x.min(), x.max()],
-        "leave_one_out": [min(left), max(left)],
-    }
-    per_seed = mean_over(study.y, 2)
-    counts = np.sum(~np.isnan(per_seed), axis=1)
-    if n > 2 and counts.min() > 1:
-        found |= _heterogeneity(per_seed, counts)
-    return found
-
-
-def _heterogeneity(per_seed: Array, counts: npt.NDArray[np.integer[Any]]) -> dict[str, float]:
-    """tau, I2 from each prompt's own standard error over seeds."""
-    from statsmodels.stats.meta_analysis import combine_effects
-
-    means = mean_over(per_seed, 1)
-    squares = np.nansum((per_seed - means[:, None]) ** 2, axis=1) / (counts - 1) / counts
-    if not squares.min() > 0:
-        return {}
-    made = combine_effects(means, squares, method_re="iterated", use_t=True)
-    tau = math.sqrt(max(0.0, float(made.tau2)))
-    return {"tau": tau, "tau_over_mean": tau / abs(float(means.mean())), "i2": float(made.i2)}
 
 
 def generalisation(study: Study) -> Answer:
@@ -265,12 +212,19 @@ def over_steps(study: Study) -> Answer:
     if not x.std(ddof=1) > 0:
         return untested("all prompts have the same slope: check your pipeline", len(x))
     found = closed.mean(x)
-    verdict = "changes" if found.p < effects.ALPHA else "was not shown to change"
+    seen = effects.mean_detectable(float(x.std(ddof=1)), len(x))
+    times, low, high = (math.exp(float(end)) for end in (found.estimate, found.low, found.high))
+    verdict = (
+        f"a {'fall' if found.estimate < 0 else 'rise'} over steps is shown"
+        if found.p < effects.ALPHA
+        else f"no change was shown, and the design could have seen only {number(math.exp(seen))}x a step "
+        "(power 80 %)"
+    )
     return t_answer(
-        f"Down-weighting {verdict} over steps: {number(float(found.estimate))} a step on the log scale "
-        f"(95 % CI {between(float(found.low), float(found.high))}, {probability(float(found.p))}).",
+        f"The attention of parallel over that of single tokens changes by {number(times)}x a step "
+        f"(95 % CI {between(low, high)}, {probability(float(found.p))}, {len(x)} prompts): {verdict}.",
         found,
         f"t-test of {len(x)} prompts' slopes",
         len(x),
-        detectable=effects.mean_detectable(float(x.std(ddof=1)), len(x)),
+        detectable=seen,
     )

@@ -10,23 +10,28 @@ import numpy as np
 import pandas as pd
 
 from ..errors import BadInput
-from . import mixed
+from . import mixed, mixedlm
 from .closed import Mean
 from .study import Study
 
-__all__ = ["MOST_ROWS", "Route", "intercept", "model", "route", "variances"]
+__all__ = ["MOST_ROWS", "Route", "intercept", "model", "route", "second_opinion", "variances"]
 
 MOST_ROWS = 1_000
+MOST_COMPARED = 250  # rows: MixedLM takes seconds beyond
 KENWARD = "REML with Kenward-Roger df"
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """reml: the model is the primary route, because of what; crossed: seeds have effects of their own."""
+    """reml: the model is the primary route, because of what; crossed: seeds have effects of their own.
+
+    doubt: why no number is taken from a model after all; prompt means of what is there are used instead.
+    """
 
     reml: bool
     crossed: bool
     why: str
+    doubt: str = ""
 
 
 def route(study: Study, seeds_act: bool) -> Route:
@@ -51,12 +56,11 @@ def _long(study: Study) -> pd.DataFrame:
     )
 
 
-def model(study: Study, crossed: bool = False, category: bool = False) -> mixed.Fit | str:
-    """The model of the design, with every variance that can be told apart; or why there is none."""
-    rows = _long(study)
-    if len(rows) > MOST_ROWS:
-        return f"{len(rows)} experiments are more than the {MOST_ROWS} that a model is fitted to"
+def _asked(study: Study, crossed: bool, category: bool) -> tuple[str, list[str]] | str:
+    """Formula and random terms of the design, with every variance that can be told apart; or why not."""
     _, seeds, modes = study.y.shape
+    if (rows := int(np.sum(~np.isnan(study.y)))) > MOST_ROWS:
+        return f"{rows} experiments are more than the {MOST_ROWS} that a model is fitted to"
     if seeds == modes == 1:
         return "one experiment a prompt leaves nothing to model"
     fixed = ["category"] * category + ["mode"] * (modes > 1)
@@ -65,11 +69,32 @@ def model(study: Study, crossed: bool = False, category: bool = False) -> mixed.
         random += ["1|prompt:seed", "1|prompt:mode"]
     if crossed:
         random.append("1|seed")
+    return f"y ~ {' + '.join(fixed) or '1'}", random
+
+
+def model(study: Study, crossed: bool = False, category: bool = False) -> mixed.Fit | str:
+    """The model of the design, or why there is none."""
+    asked = _asked(study, crossed, category)
+    if isinstance(asked, str):
+        return asked
     try:
-        made = mixed.fit(rows, f"y ~ {' + '.join(fixed) or '1'}", random=random)
+        made = mixed.fit(_long(study), *asked)
     except BadInput as refused:
         return str(refused)
     return made if made.converged else "the fit did not converge"
+
+
+def second_opinion(study: Study, made: mixed.Fit, crossed: bool) -> mixedlm.Crosscheck | str:
+    """What MixedLM says of the model without categories that `made` is a fit of, or why it was not asked."""
+    asked = _asked(study, crossed, category=False)
+    if isinstance(asked, str):
+        return asked
+    if made.n > MOST_COMPARED:
+        return f"statsmodels MixedLM was not asked: {made.n} rows are more than {MOST_COMPARED}"
+    try:
+        return mixedlm.crosscheck(made, _long(study), *asked)
+    except (BadInput, np.linalg.LinAlgError) as refused:
+        return f"statsmodels MixedLM gave no fit: {refused}"
 
 
 def intercept(fit: mixed.Fit) -> Mean:

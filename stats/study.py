@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..errors import BadInput
 
-__all__ = ["LOGS", "PAIR", "Study", "keep", "mean_over", "on_prompts", "read", "settled"]
+__all__ = ["LOGS", "PAIR", "Study", "keep", "mean_over", "must_have", "on_prompts", "read", "settled"]
 
 Array = npt.NDArray[np.floating[Any]]
 Codes = npt.NDArray[np.integer[Any]]
@@ -71,6 +71,7 @@ class Study:
     def table(self, column: str, modes: Sequence[str] | None = None) -> Array:
         """(prompts, seeds, modes) any column; one seed stands for all where they are copies."""
         modes = self.modes if modes is None else modes
+        _must_be_numbers(self.frame, column)
         values = np.full((len(self.prompts), len(self.seeds), len(modes)), np.nan)
         rows = self.frame[self.frame["mode"].isin(modes) & self.frame["prompt"].isin(self.prompts)]
         where = (
@@ -89,8 +90,11 @@ class Study:
 
 def read(frame: pd.DataFrame, response: str = "downweighting") -> Study:
     """The study a tidy frame tells of; refused with one line if it cannot be one."""
-    _must_have(frame, [*KEYS, response])
+    must_have(frame, [*KEYS, response])
+    if frame.empty:
+        raise BadInput("the frame has no rows: there is no experiment that is done")
     _must_be_numbers(frame, response)
+    _must_be_finite(frame, response)
     own = frame.reset_index(drop=True)
     for name in KEYS:
         if own[name].isna().any():
@@ -115,22 +119,27 @@ def read(frame: pd.DataFrame, response: str = "downweighting") -> Study:
     return replace(made, y=made.table(response))
 
 
-def _must_have(frame: pd.DataFrame, names: Iterable[str]) -> None:
+def must_have(frame: pd.DataFrame, names: Iterable[str]) -> None:
+    """Refuse a frame that lacks a column, with the nearest that it has."""
     there = [str(name) for name in frame.columns]
     for name in names:
         if name not in there:
             near = difflib.get_close_matches(name, there, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(there) or 'none'}"
             raise BadInput(f"the frame has no column {name!r}: {hint}")
-    if frame.empty:
-        raise BadInput("the frame has no rows: there is no experiment that is done")
 
 
-def _must_be_numbers(frame: pd.DataFrame, response: str) -> None:
-    column = frame[response]
+def _must_be_numbers(frame: pd.DataFrame, name: str) -> None:
+    column = frame[name]
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
-        odd = [value for value in column if not isinstance(value, int | float)][:1] or list(column[:1])
-        raise BadInput(f"response {response!r} holds {odd[0]!r}, which is no number: it must be numeric")
+        odd = [value for value in column if not isinstance(value, int | float) or isinstance(value, bool)]
+        if not odd:
+            raise BadInput(f"column {name!r} is of type {column.dtype}: convert it with pandas.to_numeric")
+        raise BadInput(f"column {name!r} holds {odd[0]!r}, which is no number: it must be numeric")
+
+
+def _must_be_finite(frame: pd.DataFrame, response: str) -> None:
+    column = frame[response]
     infinite = int(np.isinf(column.to_numpy(dtype=np.float64, na_value=np.nan)).sum())
     if infinite:
         raise BadInput(

@@ -27,7 +27,7 @@ def with_p(report):
     def any_p(value):
         if isinstance(value, dict):
             return any((key.endswith("p") and item is not None) or any_p(item) for key, item in value.items())
-        return isinstance(value, list) and any(map(has_p, value))
+        return isinstance(value, list) and any(map(any_p, value))
 
     return {name for name, found in report["answers"].items() if any_p(found)}
 

@@ -108,3 +108,14 @@ def test_the_interval_of_f_covers_the_truth() -> None:
 def test_an_f_below_chance_estimates_nothing() -> None:
     assert effects.f_estimate(0.7, 4, 5) == 0.0
     assert json.dumps(effects.f_interval(0.7, 4, 5))
+
+
+@pytest.mark.parametrize("prompts", [2, 3, 10, 37, 100, 400, 1000, 5000])
+def test_power_has_a_value_however_large_the_study_and_the_effect(prompts: int) -> None:
+    for size in (0.0, 0.3, 1.0, 4.0, 10.0, 30.0):
+        assert 0 <= effects.difference_power(1.0, prompts, size) <= 1
+        assert prompts < 3 or 0 <= effects.outlier_power(size, prompts) <= 1
+        low, high = effects.d_interval(size, prompts)
+        assert low < size < high
+    found = effects.mean_detectable(0.25, prompts)
+    assert effects.difference_power(0.25, prompts, found) == pytest.approx(0.8, abs=1e-6)

@@ -90,6 +90,15 @@ def test_pairs_without_a_parallel_set_must_be_identical_and_prove_nothing() -> N
     assert detail(gate(made, pairs), "modes").endswith("differ in 45 of 45 pairs")
 
 
+def test_pairs_without_a_parallel_set_that_differ_are_suspect() -> None:
+    made = simulated().assign(parallel_sets=4)
+    made.loc[made["prompt"] == "p0", "parallel_sets"] = 0
+    pairs = made.loc[made["mode"] == "visible", ["prompt", "category", "seed"]].assign(identical=False)
+    found = gate(made, pairs)
+    assert status(found)["modes"] == "suspect"
+    assert detail(found, "modes").endswith("also in 5 without a parallel set, which must be identical")
+
+
 @pytest.mark.parametrize("control", ["clone", "repeat", "no_mask"])
 def test_no_control_cube_is_data(control: str) -> None:
     made = simulated()
@@ -112,6 +121,46 @@ def test_any_other_failed_check_withholds_everything() -> None:
     made = simulated()
     made.attrs["checks"] = {"positions": {"pass": 99, "fail": 1}}
     assert set(gate(made).withheld) == set(ANSWERS)
+
+
+def test_a_check_that_applies_nowhere_does_not_count_as_one_that_holds() -> None:
+    made = simulated()
+    made.attrs["checks"] = {"isolation": {"pass": 50, "fail": 0}, "width": {"pass": 0, "fail": 0}}
+    assert detail(gate(made), "treatment") == "1 of 2 checks hold, 1 do not apply"
+
+
+@pytest.mark.parametrize(
+    ("checks", "says"),
+    [
+        (None, "the frame came without treatment checks: none was verified"),
+        ({"width": {"pass": 0, "fail": 0}}, "none of 1 checks applies to any experiment"),
+    ],
+)
+def test_where_nothing_was_verified_the_treatment_is_suspect(checks: Any, says: str) -> None:
+    made = simulated()
+    made.attrs |= {"cells": {"done": 100}, "checks": checks}
+    found = gate(made)
+    assert status(found)["treatment"] == "suspect"
+    assert detail(found, "treatment").startswith(says)
+
+
+def test_every_check_has_its_name_and_a_sentence_also_when_it_passes() -> None:
+    found = gate(simulated())
+    names = ["data", "treatment", "parallel sets", "defined", "seeds", "scale", "modes"]
+    assert [check.check for check in found.checks] == [*names, "completeness", "prompts"]
+    assert all(len(check.detail) > 10 for check in found.checks)
+
+
+def test_seeds_that_vary_next_to_nothing_are_out_of_scale() -> None:
+    made = simulated(SCENARIOS["D"])
+    made["path_digest"] = [f"{i}" for i in range(len(made))]
+    made["downweighting"] += np.random.default_rng(1).normal(0, 1e-6, len(made))
+    found = gate(made)
+    assert status(found)["seeds"] == "pass"
+    assert status(found)["scale"] == "suspect"
+    assert found.study.copies
+    assert "less than 0.001 SD between prompts" in found.withheld["seeds"]
+    assert "SD between prompts" in detail(gate(simulated()), "scale")
 
 
 def test_without_parallel_sets_there_is_no_question() -> None:
@@ -183,6 +232,8 @@ def spoilt(name: str) -> pd.DataFrame:
         "twice": pd.concat([made, made.iloc[:1]]),
         "two categories": made.assign(category=made["category"].where(made["seed"] != 42, "other")),
         "truth": made.assign(downweighting=True),
+        "nan as text": made.assign(downweighting="nan"),
+        "objects": made.assign(downweighting=made["downweighting"].astype(object)),
     }
     return changed[name]
 
@@ -198,7 +249,9 @@ def spoilt(name: str) -> pd.DataFrame:
         ("unlabelled", "'prompt' is missing in 10 of 100 rows"),
         ("twice", "prompt p0, seed 42, mode isolated has 2 rows"),
         ("two categories", "is in several categories"),
-        ("truth", "which is no number"),
+        ("truth", "holds True, which is no number"),
+        ("nan as text", "holds 'nan', which is no number"),
+        ("objects", "is of type object: convert it with pandas.to_numeric"),
     ],
 )
 def test_a_frame_that_cannot_be_used_is_refused_in_one_line(name: str, says: str) -> None:

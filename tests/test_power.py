@@ -14,7 +14,8 @@ from tempocube.dataset import simulated
 from tempocube.dataset.scenarios import SCENARIOS, Design, Effects, frame, values
 from tempocube.errors import BadInput
 from tempocube.stats import closed, effects
-from tempocube.stats.power import difference_power, outlook
+from tempocube.stats.effects import difference_power
+from tempocube.stats.power import outlook
 from tempocube.stats.spread import Spread
 
 STUDIES = 4_000
