@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import BadInput
+from ..words import shown
 from .pace import Pace, counted, details
 from .progress import State, Watch
-from .words import shown
 
 NEWS = 20  # lines that a notebook's box keeps
 SHARE, SECONDS = 0.1, 30.0  # a log gets a line when this much more is through and so long has passed

@@ -19,12 +19,12 @@ from ..dataset.place import Place
 from ..dataset.schema import DONE, FAILED, QUARANTINED
 from ..dataset.store import MOST_TRIES, Task
 from ..errors import CubeError
+from ..words import how_many, in_bytes, in_time
 from . import calibration, cluster
 from . import model as models
 from .calibration import Calibration
 from .effort import Asked, history
 from .plan import PROCESS, Plan, planned
-from .words import how_many, in_bytes, in_time
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """How fast a run goes and what is left of it, in numbers and in words."""
 
+from ..words import in_bytes, in_time
 from .progress import State
-from .words import in_bytes, in_time
 
 
 class Pace:

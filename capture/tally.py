@@ -10,8 +10,8 @@ from typing import Any
 from ..dataset.cube import Index
 from ..dataset.ledger import Folded
 from ..dataset.schema import DONE
+from ..words import finite
 from .again import Difference, larger
-from .words import finite
 from .worker import Report
 
 KEPT_LOSSES = 200  # deaths that the log tells of one by one

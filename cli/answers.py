@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from ..capture.words import how_many
+from ..words import how_many
 
 if TYPE_CHECKING:
     from ..stats.axes import Row
@@ -34,6 +34,8 @@ def lines(report: "Report") -> list[str]:
     """The summary: design, gate, a sentence per answer, the verdict, a table per axis."""
     found = report.answers
     told = [*_design(report), *_gate(report), ""]
+    if found.control:
+        told += entry("control", found.control["sentence"])
     for key, value in found.answers.items():
         if value.not_tested is None:
             told += entry(TITLES[key], value.sentence)
@@ -91,7 +93,9 @@ def _gate(report: "Report") -> list[str]:
         if check.status != "pass":
             word = {"fail": "FAILED", "suspect": "look"}[check.status]
             shown += entry(f"  {word}", f"{check.check}: {check.detail}")
-    return shown
+    details = {check.detail for check in checks}
+    own = [warning for warning in report.answers.warnings if warning not in details]
+    return shown + [line for warning in own for line in entry("  look", warning)]
 
 
 def entry(title: str, text: str) -> list[str]:

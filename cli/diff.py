@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..capture.words import how_many
+from ..words import how_many
 from . import console
 from .columns import columns
 

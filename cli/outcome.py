@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..capture.words import finite, how_many, in_bytes, in_time
 from ..dataset.cube import Cube
 from ..dataset.grid import Grid
 from ..dataset.schema import DONE
 from ..errors import TempoError
+from ..words import finite, how_many, in_bytes, in_time
 
 if TYPE_CHECKING:
     from ..capture.tally import Summary

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..capture.words import how_many
+from ..words import how_many
 from . import console
 from .answers import INDENT, entry
 from .columns import columns

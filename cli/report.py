@@ -64,8 +64,9 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Answer the research questions, or say why not. Exit 1 if a check of the gate failed."""
-    from ..stats import answers
-    from ..stats.report import report as make
+    with console.importing():
+        from ..stats import answers
+        from ..stats.report import report as make
     from . import answers as shown
 
     options: dict[str, Any] = {

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ..capture.words import in_bytes
+from ..words import in_bytes
 from . import console
 from .diff import diff
 from .power import power

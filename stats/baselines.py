@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..words import how_many
 from . import closed
-from .questions import between, how_many, ratio
+from .questions import between, ratio
 from .study import Study, on_prompts, settled
 
 __all__ = ["beside", "interval"]

@@ -3,13 +3,15 @@
 Every x is (..., prompts) and every y (..., prompts, seeds, modes); results keep the leading dims.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import optimize, stats
 
 __all__ = [
     "Components",
@@ -26,6 +28,7 @@ __all__ = [
     "new_category_mean",
     "prediction",
     "prompt_means",
+    "range_edge",
     "spread",
     "studentised",
     "tost",
@@ -158,6 +161,24 @@ def groups(x: Array, codes: Codes) -> Groups:
         sd = np.sqrt(within / (n - k))
         f = (between / (k - 1)) / (within / (n - k))
     return Groups(f, k - 1, n - k, np.asarray(stats.f.sf(f, k - 1, n - k)), means, sd, sizes)
+
+
+@cache
+def range_edge(count: int, df: float) -> float:
+    """The 95 % quantile of the studentized range of so many means.
+
+    SciPy's own search goes over the whole axis, at some milliseconds a step; this one starts between the
+    quantile of two means and Bonferroni's.
+    """
+    pairs = count * (count - 1) / 2
+    low, high = (math.sqrt(2) * stats.t.isf((1 - LEVEL) / 2 / n, df) for n in (1, pairs))
+    if count == 2:
+        return float(low)
+
+    def beyond(q: float) -> float:
+        return float(stats.studentized_range.sf(q, count, df)) - (1 - LEVEL)
+
+    return float(optimize.brentq(beyond, low, high, xtol=1e-10))
 
 
 def category_mean(x: Array, codes: Codes) -> Mean:

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from ..dataset.encoding import SCALE
-from .questions import how_many, number, ratio
+from ..words import how_many
+from .questions import number, ratio
 from .study import Study
 
 __all__ = ["shown"]

@@ -10,6 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from ..errors import BadInput
+from .closed import range_edge
 from .kenward import LEVEL, Inference, TTests, t_tests
 from .terms import Fixed
 
@@ -66,18 +67,10 @@ def _adjusted(found: TTests, count: int, adjust: Adjust) -> tuple[Array, Array]:
     comparisons = len(found.t)
     if adjust == "tukey" and count > 2:  # of two means it is the t-test
         p = stats.studentized_range.sf(np.abs(found.t) * np.sqrt(2), count, found.df)
-        return p, _studentized(count, found.df) / np.sqrt(2) * found.se
+        edge = np.array([range_edge(count, round(df, 6)) for df in found.df])
+        return p, edge / np.sqrt(2) * found.se
     tests = 1 if adjust in ("none", "tukey") else comparisons
     reach = stats.t.isf((1 - LEVEL) / 2 / tests, found.df) * found.se
     if adjust == "holm":
         return np.asarray(multipletests(found.p, method="holm")[1]), reach
     return np.minimum(found.p * tests, 1.0), reach
-
-
-def _studentized(count: int, df: Array) -> Array:
-    """(l,) the studentized range's quantile; each value costs a search, so equal df share one."""
-    rounded = np.round(df, 6)
-    known = {
-        value: float(stats.studentized_range.ppf(LEVEL, count, value)) for value in set(rounded.tolist())
-    }
-    return np.array([known[value] for value in rounded.tolist()])

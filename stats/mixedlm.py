@@ -159,8 +159,8 @@ def _best(y: Array, x: Array, effects: Sequence[Random], frame: pd.DataFrame, en
 def _result(text: str, names: Sequence[str], labels: Sequence[str], found: _Found) -> Fit:
     """All that is told of a fit, in the response's units."""
     made, scale = found.made, found.scale
-    estimate, se = (np.asarray(each, dtype=np.float64) * scale for each in (made.fe_params, made.bse_fe))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # where its Hessian is not positive it has no errors
+        estimate, se = (np.asarray(each, dtype=np.float64) * scale for each in (made.fe_params, made.bse_fe))
         z = estimate / se
     rows = {"term": list(names), "estimate": estimate, "se": se, "z": z}
     table = pd.DataFrame(rows | {"ci_low": estimate - 1.96 * se, "ci_high": estimate + 1.96 * se})

@@ -35,6 +35,7 @@ Kind = Literal["mean", "new categories", "difference", "equivalence", "categorie
 OF_PROMPTS = ("mean", "difference", "equivalence")  # the aims that say how many prompts to add
 SIZES = (0.4, 0.8)  # Cohen's f of categories
 SEEDS = (1, 2, 5, 10)
+LUCKY = 1.02  # times this study's own SD, from which the one that is planned with is told to be another
 LACK_OF_SEEDS = "There is one seed, so what more of them would add is not known; two would tell."
 
 
@@ -237,12 +238,7 @@ def _add(aims: tuple[Aim, ...], categories: Mapping[str, int], usable: float) ->
 
 def _sentences(study: Study, mean: Spread, identical: bool, measured: int) -> tuple[str, ...]:
     k, n = len(study.categories), len(study.prompts)
-    within = f"; a seed within a prompt adds one of {number(math.sqrt(mean.within))}" if mean.within else ""
-    told = [
-        f"Prompt means differ with an SD of {number(mean.sd())} (95 % CI {interval(*mean.ends)}, "
-        f"assumes normal prompts){within}. The range is what the ends of that interval would need.",
-        _of_seeds(study, mean),
-    ]
+    told = [_of_prompts(study, mean), _of_seeds(study, mean)]
     if n < measured:
         told.append(
             f"{measured - n} of {measured} prompts have no {study.response}; what is to be added allows for "
@@ -258,6 +254,21 @@ def _sentences(study: Study, mean: Spread, identical: bool, measured: int) -> tu
             "Isolated and visible agree everywhere, so there is no variance of their difference to plan with."
         )
     return tuple(told)
+
+
+def _of_prompts(study: Study, mean: Spread) -> str:
+    """What is planned with, which may be more than this study's own means show."""
+    within = f"; a seed within a prompt adds one of {number(math.sqrt(mean.within))}" if mean.within else ""
+    span = f"95 % CI {interval(*mean.ends)}, assumes normal prompts"
+    tail = "The range is what the ends of that interval would need."
+    seen = float(study.means.std(ddof=1))
+    if study.complete and mean.sd() > LUCKY * seen:
+        return (
+            f"Prompt means came out with an SD of {number(seen)}, closer together than the spread of their "
+            f"seeds alone makes likely: {number(mean.sd())} ({span}{within}), which is planned with, since "
+            f"the next study will not be as lucky. {tail}"
+        )
+    return f"Prompt means differ with an SD of {number(mean.sd())} ({span}){within}. {tail}"
 
 
 def _of_seeds(study: Study, mean: Spread) -> str:

@@ -11,11 +11,13 @@ import numpy.typing as npt
 from .closed import Mean
 
 __all__ = [
-    *("Answer", "between", "how_many", "number", "percent", "plain"),
+    *("Answer", "between", "number", "percent", "plain"),
     *("probability", "ratio", "t_answer", "untested"),
 ]
 
 Array = npt.NDArray[np.floating[Any]]
+
+DIGITS = (3, 4, 5, 6)  # significant ones, the fewest that say something
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,8 +71,10 @@ def number(value: SupportsFloat) -> str:
 
 
 def ratio(value: SupportsFloat) -> str:
-    """Three significant digits, zeros and all: 1.00x."""
-    return f"{float(value):#.3g}".rstrip(".") + "x"
+    """Three significant digits, zeros and all, more where they would look like 1: 0.510x, 1.0003x."""
+    x = float(value)
+    texts = [_digits(x, count) for count in DIGITS]
+    return next((text for text in texts if float(text) != 1), texts[0]) + "x"
 
 
 def percent(share: SupportsFloat) -> str:
@@ -78,14 +82,15 @@ def percent(share: SupportsFloat) -> str:
     return f"{100 * float(share):.0f} %"
 
 
-def how_many(count: int, what: str) -> str:
-    """1 prompt, 10 prompts."""
-    return f"{count} {what}{'s' * (count != 1)}"
-
-
 def between(low: SupportsFloat, high: SupportsFloat) -> str:
-    """An interval in words: 0.51 to 0.75."""
-    return f"{number(low)} to {number(high)}"
+    """An interval in words, with digits enough to tell its ends apart: 0.510 to 0.750."""
+    texts = [(_digits(float(low), count), _digits(float(high), count)) for count in DIGITS]
+    return " to ".join(next((ends for ends in texts if ends[0] != ends[1]), texts[0]))
+
+
+def _digits(x: float, count: int) -> str:
+    """So many significant digits, zeros and all."""
+    return "0" if x == 0 else f"{x:#.{count}g}".rstrip(".")
 
 
 def probability(value: SupportsFloat) -> str:

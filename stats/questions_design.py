@@ -74,7 +74,7 @@ def category(study: Study, route: Route, seed: int = 0) -> Answer:
         "F": f,
         "permutation": {"p": permuted.p, "arrangements": permuted.arrangements, "exact": permuted.exact},
         "means": _means(study, made),
-        "pairs": _pairs(study, x),
+        "pairs": _pairs(study, made),
         **_power(n, len(study.categories)),
     }
     ci = effects.f_interval(float(made.f), made.num_df, made.den_df)
@@ -100,21 +100,21 @@ def _means(study: Study, made: closed.Groups) -> list[dict[str, Any]]:
     return rows
 
 
-def _pairs(study: Study, x: Array) -> list[dict[str, Any]]:
-    """Tukey's comparisons of all pairs of categories."""
-    from statsmodels.stats.multicomp import pairwise_tukeyhsd
-
-    names = np.asarray(study.category_of, dtype=object)
-    made = pairwise_tukeyhsd(x, names)
-    labels = list(made.groupsunique)
-    first, second = np.triu_indices(len(labels), 1)  # the order of its comparisons
+def _pairs(study: Study, made: closed.Groups) -> list[dict[str, Any]]:
+    """Tukey's comparisons of all pairs of categories, Kramer's where they differ in size."""
+    first, second = np.triu_indices(len(made.sizes), 1)
+    apart = made.means[second] - made.means[first]
+    se = made.sd * np.sqrt((1 / made.sizes[first] + 1 / made.sizes[second]) / 2)
+    p = stats.studentized_range.sf(np.abs(apart) / se, len(made.sizes), made.den_df)
+    reach = closed.range_edge(len(made.sizes), made.den_df) * se
+    names = study.categories
     return [
         {
-            "pair": f"{labels[j]} - {labels[i]}",
-            "difference": made.meandiffs[at],
-            "low": made.confint[at][0],
-            "high": made.confint[at][1],
-            "p": made.pvalues[at],
+            "pair": f"{names[j]} - {names[i]}",
+            "difference": apart[at],
+            "low": apart[at] - reach[at],
+            "high": apart[at] + reach[at],
+            "p": p[at],
         }
         for at, (i, j) in enumerate(zip(first, second, strict=True))
     ]

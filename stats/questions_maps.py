@@ -38,7 +38,8 @@ def maps(study: Study, given: xr.DataArray | None, seed: int = 0) -> Answer:
     cells = int(there.sum())
     return Answer(
         f"Of {cells} layers x heads, {q_found} are found at a false discovery rate of 5 % ({below} below 0, "
-        f"{q_found - below} above); {sure} are shown one by one (max-T).{left_out}",
+        f"{q_found - below} above); {sure} {'is' if sure == 1 else 'are'} shown one by one "
+        f"(max-T).{left_out}",
         f"t-tests over {n} prompts; Benjamini-Hochberg; max-T over sign flips "
         f"({'all' if found['exact'] else 'drawn'})",
         n,

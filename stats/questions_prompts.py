@@ -217,11 +217,11 @@ def over_steps(study: Study) -> Answer:
     verdict = (
         f"a {'fall' if found.estimate < 0 else 'rise'} over steps is shown"
         if found.p < effects.ALPHA
-        else f"no change was shown, and the design could have seen only {number(math.exp(seen))}x a step "
+        else f"no change was shown, and the design could have seen only {ratio(math.exp(seen))} a step "
         "(power 80 %)"
     )
     return t_answer(
-        f"The attention of parallel over that of single tokens changes by {number(times)}x a step "
+        f"The attention of parallel over that of single tokens changes by {ratio(times)} a step "
         f"(95 % CI {between(low, high)}, {probability(float(found.p))}, {len(x)} prompts): {verdict}.",
         found,
         f"t-test of {len(x)} prompts' slopes",

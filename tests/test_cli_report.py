@@ -132,7 +132,7 @@ def test_two_prompts_a_category_are_tested_with_their_power_beside(tmp_path):
     assert 0 < found["p"] < 1
     assert found["details"]["power"]["0.4"] == pytest.approx(0.09, abs=0.005)
     assert "No category effect was shown (F(4, 5)" in text
-    assert "its power is 9% for f = 0.4, 23% for f = 0.8" in text
+    assert "its power is 9 % for f = 0.4, 23 % for f = 0.8" in text
 
 
 def test_a_mode_whose_cells_are_all_missing_leaves_the_rest(tmp_path):

@@ -12,8 +12,8 @@ import pytest
 from tempocube.capture.display import watching
 from tempocube.capture.pace import Pace, details
 from tempocube.capture.progress import State
-from tempocube.capture.words import in_bytes, in_time
 from tempocube.errors import BadInput
+from tempocube.words import in_bytes, in_time
 
 START = State("starting", 100, 0, 0, 0, 0, 0, 1.0, "", 0.25)
 RUNNING = replace(START, stage="running", workers=2, seconds=5.0)
