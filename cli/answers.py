@@ -1,7 +1,7 @@
 """Answers as text that fits a terminal: first what was found, then what it rests on."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 INDENT = 19
+UNITS = {"downweighting": "log of a ratio", "width": "tokens a set", "entropy": "nat", "log(1 + KL)": "nat"}
+SAID = {
+    "downweighting_per_set": "the attention of a whole set over that of a single token",
+    "legacy_ratio": "the formula of earlier code, which an attention sink alone brings to 0.35",
+}
 TITLES = {
-    "downweighting": "down-weighting",
     "prompt_variance": "between prompts",
     "outliers": "outliers",
     "effect_size": "effect size",
@@ -27,7 +31,6 @@ TITLES = {
     "maps": "layers and heads",
     "over_steps": "over steps",
 }
-LOG_RATIOS = ("downweighting", "cross_parallel")
 
 
 def lines(report: "Report") -> list[str]:
@@ -38,7 +41,8 @@ def lines(report: "Report") -> list[str]:
         told += entry("control", found.control["sentence"])
     for key, value in found.answers.items():
         if value.not_tested is None:
-            told += entry(TITLES[key], value.sentence)
+            told += entry(_title(key, report), value.sentence)
+            told += _beside(value.details) if key == "downweighting" else []
     told += _untested(report)
     told += [
         "",
@@ -50,12 +54,43 @@ def lines(report: "Report") -> list[str]:
     return told
 
 
+def _title(key: str, report: "Report") -> str:
+    if key != "downweighting":
+        return TITLES[key]
+    response: str = report.source["response"]
+    return "down-weighting" if response == "downweighting" else response
+
+
+def _beside(details: Mapping[str, Any]) -> list[str]:
+    """What must be known beside the headline: each mode by itself, the controls, the formula of before."""
+    logs = details.get("scale") == "log"
+    modes = {name: of for name, of in (details.get("by_mode") or {}).items() if of}
+    told = [f"{name} {_estimate(of, logs)}" for name, of in modes.items() if len(modes) > 1]
+    lines = entry("  by mode", "; ".join(told)) if told else []
+    for name in ("single_baseline", "placebo"):
+        if name in details:
+            lines += entry("  control", details[name]["sentence"].removeprefix("Control: "))
+    for name, title in (("downweighting_per_set", "  by set"), ("legacy_ratio", "  legacy")):
+        if name in details:
+            lines += entry(title, f"{_estimate(details[name], name != 'legacy_ratio')}: {SAID[name]}")
+    return lines
+
+
+def _estimate(of: Mapping[str, Any], logs: bool) -> str:
+    """A mean and its interval over prompts, as a ratio where it is the log of one."""
+    from ..stats.questions import between, number, ratio
+
+    ends = (of["estimate"], of["low"], of["high"])
+    mean, low, high = map(math.exp, ends) if logs else ends
+    return f"{ratio(mean) if logs else number(mean)} ({between(low, high)})"
+
+
 def _untested(report: "Report") -> list[str]:
     """What has no answer, by the reason why."""
     reasons: dict[str, list[str]] = {}
     for key, value in report.answers.answers.items():
         if value.not_tested is not None:
-            reasons.setdefault(value.not_tested, []).append(TITLES[key])
+            reasons.setdefault(value.not_tested, []).append(_title(key, report))
     told = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
     return [line for text in told for line in entry("not tested", text)]
 
@@ -95,7 +130,7 @@ def _gate(report: "Report") -> list[str]:
             shown += entry(f"  {word}", f"{check.check}: {check.detail}")
     details = {check.detail for check in checks}
     own = [warning for warning in report.answers.warnings if warning not in details]
-    return shown + [line for warning in own for line in entry("  look", warning)]
+    return shown + [line for warning in own for line in entry("  note", warning)]
 
 
 def entry(title: str, text: str) -> list[str]:
@@ -109,16 +144,21 @@ def entry(title: str, text: str) -> list[str]:
 
 def _axis(axis: str, at: Any, rows: Iterable["Row"]) -> Iterator[str]:
     """One table: every measure at every value, and its difference to the value of the answers."""
-    yield f"{axis}, paired by prompt; differences are to {at}"
-    yield f"  {'':14}{'n':>4}  {'mean':>10}  {'95 % CI':>20}  {'difference':>10}  {'95 % CI':>20}  p (Holm)"
+    yield f"{axis}, paired by prompt; differences are to {at}, over the prompts that have both"
+    head = f"{'pairs':>6}  {'difference':>10}  {'95 % CI':>18}  p (Holm)"
+    yield f"{'':16}{'n':>4}  {'mean':>9}  {'95 % CI':>18} {head}"
     measure = None
     for row in rows:
         if row.measure != measure:
-            yield f"  {row.measure}"
+            unit = next((unit for name, unit in UNITS.items() if row.measure.startswith(name)), "")
+            yield f"  {row.measure}{unit and f', {unit}'}"
             measure = row.measure
-        cells = f"{row.n:>4}  {_number(row.mean):>10}  {_interval(row.ci):>20}"
-        apart = f"{_number(row.difference):>10}  {_interval(row.difference_ci):>20}  {_p(row.p_holm)}"
-        yield f"    {row.value!s:12.12}{cells}  {apart}".rstrip()
+        cells = f"{row.n:>4}  {_number(row.mean):>9}  {_interval(row.ci):>18}"
+        pairs = row.pairs or ""
+        apart = (
+            f"{pairs:>6}  {_number(row.difference):>10}  {_interval(row.difference_ci):>18}  {_p(row.p_holm)}"
+        )
+        yield f"    {row.value!s:12.12}{cells} {apart}".rstrip()
         if row.not_tested:
             yield from (" " * 6 + line for line in wrap(f"not tested: {row.not_tested}", WIDTH - 6))
 

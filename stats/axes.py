@@ -17,6 +17,7 @@ from .study import PAIR, Study, read, settled
 __all__ = ["Part", "Row", "compare"]
 
 Array = npt.NDArray[np.floating[Any]]
+ROUNDING = 1e-12  # of the values: differences closer than that are the same
 MODES = " - ".join(reversed(PAIR))
 
 
@@ -72,8 +73,8 @@ def _means(part: Part, response: str) -> dict[str, "pd.Series[float] | str"]:
         f"{response}: {MODES}": withheld.get("modes") or pd.Series(study.differences(*PAIR), index),
     }
     if part.between is not None and "kl" in part.between:
-        kl = part.between.groupby(part.between["prompt"].astype(str))["kl"].mean()
-        found["KL of isolated from visible"] = withheld.get("logits") or kl
+        kl = np.log1p(part.between["kl"].clip(lower=0.0)).groupby(part.between["prompt"].astype(str)).mean()
+        found["log(1 + KL) of isolated from visible"] = withheld.get("logits") or kl
     return found | _plain(gate, study, response)
 
 
@@ -108,7 +109,7 @@ def _row(
     row = replace(row, reference=reference, pairs=len(apart))
     if len(apart) < 2:
         return replace(row, not_tested="fewer than two prompts have it at both values")
-    if not apart.std(ddof=1) > 0:
+    if np.ptp(apart) <= ROUNDING * max(np.abs(x).max(), np.abs(apart).max()):
         same = "no prompt differs" if not apart.any() else "the difference is the same in all prompts"
         return replace(row, difference=float(apart.mean()), not_tested=f"{same}: nothing to test")
     found = closed.mean(apart)

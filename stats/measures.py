@@ -115,13 +115,14 @@ def differences(
     records = {index[:2] + index[3:]: record for (index, _), record in found.pairs.items()}
     dims = {dim: values for dim, values in subjects.dims.items() if dim != "mode"}
     ends = {"layer": list(subjects.layers), "step": list(range(subjects.cube.sizes["step"]))}
-    return xr.Dataset(
+    made = xr.Dataset(
         {
             f"by_{end}": _array(dims, {end: there}, {i: r[f"{end}_difference"] for i, r in records.items()})
             for end, there in ends.items()
         },
         attrs=_attrs(subjects) | {"one": one, "other": other},
     )
+    return made.isel({dim: subjects.part[dim] for dim in dims})
 
 
 def maps(
@@ -133,7 +134,8 @@ def maps(
     ends = {"layer": list(subjects.layers), "head": list(subjects.heads)}
     made = _array(subjects.dims, ends, {index: record["map"] for index, record in found.cells.items()})
     category = ("prompt", list(subjects.cube.labels.category))
-    return made.assign_coords(category=category).assign_attrs(_attrs(subjects)).rename("downweighting")
+    made = made.assign_coords(category=category).isel(subjects.part)
+    return made.assign_attrs(_attrs(subjects)).rename("downweighting")
 
 
 def steps(

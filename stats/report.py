@@ -26,7 +26,7 @@ __all__ = ["Report", "report"]
 ABOUT = ("url", "digest", "model", "control", "replay", "layers", "heads", "cells", "used")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Report:
     """The answers at one value of each axis, what they were made of, and what each axis changes."""
 
@@ -34,6 +34,10 @@ class Report:
     at: Mapping[str, Any]
     answers: Answers
     axes: Mapping[str, tuple[Row, ...]]
+
+    def __repr__(self) -> str:
+        gate = "the gate holds" if self.passed else "the gate FAILED"
+        return f"<Report of {self.source['name']}: {gate}; {', '.join(self.answers.answers)}>"
 
     @property
     def passed(self) -> bool:

@@ -55,10 +55,13 @@ class Source:
 
 def opened(source: Any, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None) -> Source:
     """A cube (path, URL, or what open_cube gives), or a table (file or DataFrame)."""
-    if isinstance(source, pd.DataFrame):
-        return _of_frame("table", source)
-    if table.is_table(source):
-        return _of_frame(Path(source).name, table.load(source))
+    frame = (
+        source if isinstance(source, pd.DataFrame) else table.load(source) if table.is_table(source) else None
+    )
+    if frame is not None:
+        if layers is not None or heads is not None:
+            raise BadInput("layers and heads can be chosen of a cube, not of a table: it holds their means")
+        return _of_frame("table" if frame is source else Path(source).name, frame)
     return _of_cube(source if isinstance(source, xr.Dataset) else open_cube(source), layers, heads)
 
 

@@ -60,8 +60,8 @@ class Experiment:
 class Subjects:
     """The done cells of a cube, or of the part of it that a Dataset from `open_cube` has selected.
 
-    `layers` and `heads` are those that were captured and chosen. A Dataset stands for the cube on disk:
-    values that were changed in memory are not looked at.
+    `layers` and `heads` are those that were captured and chosen, `part` the places of the labels
+    that were selected. A Dataset stands for the cube on disk: values changed in memory are not looked at.
     """
 
     def __init__(
@@ -72,7 +72,9 @@ class Subjects:
         self.dims = found.labels.dims()
         self.layers = _part("layers", found.attrs["captured_layers"], layers, dataset)
         self.heads = _part("heads", found.attrs["captured_heads"], heads, dataset)
-        self.status = self._chosen(dataset)
+        wanted = self._wanted(dataset)
+        self.part = {dim: np.flatnonzero(of).tolist() for dim, of in zip(self.dims, wanted, strict=True)}
+        self.status = np.where(_all_of(wanted), found.status(), NOT_ASKED).astype(np.uint8)
         self.indices: list[Index] = [
             tuple(int(i) for i in index) for index in np.argwhere(self.status == DONE)
         ]
@@ -150,14 +152,13 @@ class Subjects:
             (w for layer in self.layers if windows and (w := windows[layer]) is not None), default=None
         )
 
-    def _chosen(self, dataset: xr.Dataset | None) -> npt.NDArray[np.uint8]:
-        status = self.cube.status()
+    def _wanted(self, dataset: xr.Dataset | None) -> list[npt.NDArray[np.bool_]]:
+        """Which labels of each dim were selected."""
         if dataset is None:
-            return status
+            return [np.ones(len(values), dtype=bool) for values in self.dims.values()]
         if gone := [dim for dim in self.dims if dim not in dataset.coords]:
             raise BadInput(f"this Dataset has lost its {', '.join(gone)}; select without drop=True")
-        wanted = [np.isin(np.asarray(values), dataset[dim].values) for dim, values in self.dims.items()]
-        return np.where(_all_of(wanted), status, NOT_ASKED).astype(np.uint8)
+        return [np.isin(np.asarray(values), dataset[dim].values) for dim, values in self.dims.items()]
 
 
 def _opened(cube: Any) -> Cube:

@@ -38,6 +38,22 @@ def test_every_measure_is_explained(tmp_path):
     assert [name for name in names if f"`{name}`" not in page] == []
 
 
+def test_the_code_of_the_page_about_answers_runs(tmp_path, monkeypatch):
+    import re
+
+    import tempocube as tc
+
+    sim = tc.dataset.simulated
+    design = sim.Design(categories=(2, 2), seeds=2, steps=8, layers=2, heads=2)
+    sim.cube(design, sim.Effects(), tmp_path / "cube.zarr", threshold=[0.1, 0.05])
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "answers.md").read_text(), re.DOTALL)
+    names = {}
+    exec(compile(code, "answers.md", "exec"), names)
+    assert names["report"].at == {"threshold": 0.1}
+    assert set(names["fit"].components) == {"prompt", "prompt:seed", "prompt:mode", "Residual"}
+
+
 def test_every_page_that_a_page_links_to_is_there():
     import re
 

@@ -216,6 +216,24 @@ def test_files_that_are_no_tables_are_refused(tmp_path):
         assert "\n" not in str(refused.value)
 
 
+def test_maps_are_those_of_the_value_that_is_asked_for(swept):
+    there = tc.report(swept, at={"threshold": 0.05}).to_dict()["answers"]["maps"]
+    assert (there["n"], there.get("not_tested")) == (6, None)
+    part = tc.open_cube(swept).sel(threshold=[0.05], temperature=[0.7], prompt=["p1", "p4"])
+    made = tc.stats.measures.maps(part)
+    assert made.sizes["threshold"] == made.sizes["temperature"] == 1
+    assert (made.prompt.values.tolist(), made.category.values.tolist()) == (
+        ["p1", "p4"],
+        ["narrative", "technical"],
+    )
+    assert made.notnull().all()
+
+
+def test_layers_of_a_table_are_refused(where):
+    with pytest.raises(BadInput, match="layers and heads can be chosen of a cube, not of a table"):
+        tc.report(tc.stats.measures.experiments(where), layers=[0])
+
+
 def test_any_response_can_be_asked_about(where):
     made = tc.report(where, response="entropy")
     means = tc.stats.measures.experiments(where).groupby("prompt")["entropy"].mean()

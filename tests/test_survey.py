@@ -157,8 +157,10 @@ def test_a_stopped_measurement_keeps_what_it_has_and_leaves_no_thread(make: Make
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
 from tempocube.stats import measures
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what started us may ignore it
 
 def progress(done, total):
     print(done, total, flush=True)
