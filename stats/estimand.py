@@ -52,9 +52,10 @@ class Layout:
 
     @property
     def weight(self) -> Floats:
-        """(query,): 1 / width of its set, so that a set counts once; 0 for the prompt."""
-        own = self.width[np.maximum(self.slot_step, 0)] if self.width.size else np.ones(self.slot_step.size)
-        return np.where(self.generated, 1.0 / np.maximum(own, 1), 0.0)
+        """(query,): 1 / captured rows of its set (all of its width, mostly): a set counts once, the prompt 0."""
+        of = self.slot_step[self.generated & self.kept]
+        rows = np.bincount(of, minlength=max(self.width.size, 1))[np.maximum(self.slot_step, 0)]
+        return np.where(self.generated, 1.0 / np.maximum(rows, 1), 0.0)
 
     @property
     def siblings(self) -> Mask:

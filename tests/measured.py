@@ -16,11 +16,12 @@ def oracle(log_a: np.ndarray, step: np.ndarray, logical: np.ndarray, width: np.n
     """Delta of one experiment: log_a is (query, key), averaged over layers and heads."""
     parallel = (step >= 0) & (width[step] >= 2)
     keys = (step >= 0) & (step < step[:, None]) & np.isfinite(log_a)
-    blocks = []
+    captured, blocks = np.isfinite(log_a).any(axis=1), []
     for q in range(len(step)):
         if len(set(parallel[keys[q]])) == 2:
             block = np.column_stack([logical[q] - logical, parallel, log_a[q]])[keys[q]]
-            blocks.append((block - block.mean(axis=0)) / np.sqrt(width[step[q]]))
+            rows = (captured & (step == step[q])).sum()  # of its set, which counts once
+            blocks.append((block - block.mean(axis=0)) / np.sqrt(rows))
     x = np.concatenate(blocks)
     return float(np.linalg.lstsq(x[:, :2], x[:, 2], rcond=None)[0][1])
 

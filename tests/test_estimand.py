@@ -64,7 +64,7 @@ def oracle(y: np.ndarray, where: Layout) -> tuple[float, float, dict[int, float]
         for k in seen[q]:
             x.append([where.logical[q] - where.logical[k], wide[k], *(np.arange(len(rows)) == i)])
             target.append(y[q, k])
-            weight.append(1 / where.width[step[q]])
+            weight.append(1 / (where.kept & (step == step[q])).sum())  # a set counts once
     root = np.sqrt(weight)
     found = np.linalg.lstsq(np.array(x, float) * root[:, None], np.array(target) * root, rcond=None)[0]
     return found[1], found[0], dict(zip(rows, found[2:], strict=True))
