@@ -48,7 +48,7 @@ EFFECTS = {
     }.items()
 }
 FITTED = {"A": 1, "A15": 1, "B": 1, "C": 2, "D": 2, "E": 2, "G": 2, "F": 2}  # 2: to half as many studies
-ANSWERED = {"A0": 1, "A": 1, "A15": 1, "B": 1, "D": 1}
+ANSWERED = {"A0": 1, "A": 1, "A15": 1, "B": 1, "D": 1, "E": 1, "G": 1}
 HIDDEN = {("mode", "C"), ("equivalence", "C"), ("equivalence", "F"), ("coverage", "F")}  # nothing to be told
 FAR_APART = 1_000_003  # seeds of runs, so that no two share a study
 MAPS, MAP_SHAPE = ("independent", "shared"), (28, 24)

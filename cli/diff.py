@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..words import how_many
 from . import console
+from .answers import WIDTH
 from .columns import columns
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ MOST_LINES = 10
 
 
 def diff(one: One, other: Other, as_json: Json = False, debug: Debug = False) -> None:
-    """Same sets? The largest difference, by variable. Exit 1 unless the content of all cells is the same."""
+    """The same content? The largest difference, by variable. Exit 1 unless all cells have the same."""
     from ..stats.diff import diff as compare
     from ..stats.questions import plain
 
@@ -48,14 +50,25 @@ def _lines(found: "Diff", one: str, other: str) -> Iterator[str]:
             for each in found.parted
         ]
         yield from _most(told)
+    if found.values:
+        names = ", ".join(found.values)
+        if "replay" in found.options and all(name.startswith("margin_") for name in found.values):
+            names += ": sets that were forced have none"
+        yield from _wrapped(
+            f"the same sets, but other values in {how_many(found.other_values, 'common cell')} ({names})"
+        )
     for option, (here, there) in found.options.items():
-        yield f"{option}: {here} in {one}, {there} in {other}"
+        yield from _wrapped(f"{option}: {here} in {one}, {there} in {other}")
     for name, variables in ((one, found.variables_only_one), (other, found.variables_only_other)):
         if variables:
-            yield f"captured in {name} only: {', '.join(variables)}"
+            yield from _wrapped(f"captured in {name} only: {', '.join(variables)}")
     if any(each.cells for each in found.variables):
         yield ""
         yield from _table(found.variables)
+
+
+def _wrapped(text: str) -> list[str]:
+    return wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _alone(name: str, cells: Sequence["Alone"]) -> Iterator[str]:
@@ -71,7 +84,8 @@ def _most(lines: list[str]) -> list[str]:
 
 def _table(variables: Sequence["Largest"]) -> list[str]:
     head = ("variable", "largest difference", "cells", "beyond", "where it is")
-    return columns([head, *map(_row, variables)])
+    lines = columns([head, *map(_row, variables)])
+    return [line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..." for line in lines]
 
 
 def _row(of: "Largest") -> tuple[str, ...]:

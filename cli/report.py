@@ -1,5 +1,6 @@
 """`tempo-stats report`: the answers on the console, and in a folder beside the cube."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,14 +41,16 @@ Sesoi = Annotated[
     float | None,
     typer.Option(
         metavar="X",
-        help="smallest difference of interest, on the response's scale (default: 0.0953, the log of 1.10)",
+        help="smallest difference of interest, on the response's scale (default: 0.0953, the log of 1.10, for logs of ratios)",
         show_default=False,
     ),
 ]
 Numbers = Annotated[
     str | None, typer.Option(metavar="LIST", help="average over these only, as 0,2,5-7", show_default=False)
 ]
-Seed = Annotated[int, typer.Option(metavar="N", help="of permutations and bootstraps")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="of permutations and bootstraps")]
+
+MOST = 9_999
 
 
 def report(
@@ -65,7 +68,6 @@ def report(
 ) -> None:
     """Answer the research questions, or say why not. Exit 1 if a check of the gate failed."""
     with console.importing():
-        from ..stats import answers
         from ..stats.report import report as make
     from . import answers as shown
 
@@ -74,19 +76,31 @@ def report(
         "at": dict(pair(text) for text in at or ()),
         "layers": _numbers("--layers", layers),
         "heads": _numbers("--heads", heads),
-        "sesoi": answers.SESOI if sesoi is None else sesoi,
+        "sesoi": sesoi,
         "seed": seed,
     }
+    _must_be_known(only or ())
+    where = out or _folder(cube)
+    if Path(where).exists() and not Path(where).is_dir():
+        raise BadInput(f"--out {where}: is a file, and the report needs a folder")
     made: Report = console.with_progress(
         "measuring", lambda progress: make(cube, progress=progress, **options)
     )
     chosen = made.only(*only) if only else made
-    where = made.write(out or _folder(cube))
+    written = made.write(where)
     if as_json:
         console.say_text(chosen.to_json())
     else:
-        console.say("\n".join([*shown.lines(chosen), "", *shown.entry("numbers", str(where))]))
+        console.say("\n".join([*shown.lines(chosen), "", *shown.entry("numbers", str(written))]))
     raise typer.Exit(console.FINE if made.passed else console.SOME_FAILED)
+
+
+def _must_be_known(names: Sequence[str]) -> None:
+    """Before hours of measuring."""
+    from ..stats.gate import ANSWERS
+
+    if odd := [name for name in names if name not in ANSWERS]:
+        raise BadInput(f"--only {odd[0]}: there is no such answer; there are {', '.join(ANSWERS)}")
 
 
 def _folder(source: str) -> str:
@@ -112,6 +126,8 @@ def _numbers(option: str, text: str | None) -> list[int] | None:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise BadInput(f"{option} {text}: write numbers and ranges, such as 0,2,5-7")
+        if int(last or first) > MOST:
+            raise BadInput(f"{option} {text}: no model has a number above {MOST}")
         found += range(int(first), int(last or first) + 1)
     if not found:
         raise BadInput(f"{option} {text}: a range goes from a smaller to a larger number")

@@ -1,7 +1,7 @@
 """Is a cube what it says: metadata, coordinates, every shard, checksum, digest and sum; what is missing."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -194,14 +194,18 @@ def _small_arrays(cube: Cube, problems: list[Problem]) -> dict[str, Array]:
 def _missing_shards(cube: Cube, index: Index, length: int, sets: int) -> list[str]:
     """Blocks of rows without a shard: the likely reason where the digest differs."""
     lost = []
-    for name, variable in cube.data.items():
-        axis = row_axis(variable)
-        folder = f"{name}/c/{'/'.join(map(str, index))}"
-        there = {int(s.key.split("/")[2 + len(index) + axis]) for s in cube.place.list(folder)}
-        rows = sets if variable.dims[axis] == "step" else length
-        lost += [
-            f"{name}: the shard of rows {block * BLOCK}.. is missing ({folder})"
-            for block in range(-(-rows // BLOCK))
-            if block not in there
-        ]
+    for variable in cube.data.values():
+        rows = sets if variable.dims[row_axis(variable)] == "step" else length
+        lost += missing_shards(cube, index, variable, range(rows))
     return lost
+
+
+def missing_shards(cube: Cube, index: Index, variable: Variable, rows: Iterable[int]) -> list[str]:
+    """Blocks of a cell's rows without a shard; reading them would give nothing but fill."""
+    folder = f"{variable.name}/c/{'/'.join(map(str, index))}"
+    part = 2 + len(index) + row_axis(variable)
+    there = {int(stored.key.split("/")[part]) for stored in cube.place.list(folder)}
+    return [
+        f"{variable.name}: the shard of rows {block * BLOCK}.. is missing ({folder})"
+        for block in sorted({row // BLOCK for row in rows} - there)
+    ]

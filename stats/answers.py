@@ -27,10 +27,10 @@ from .copies import captures
 from .effects import ALPHA
 from .fitting import judge_fit
 from .gate import ANSWERS, Check, Gate, judge
-from .questions import Answer, plain, untested
+from .questions import Answer, plain, probability, untested
 from .routes import Route, route
 from .scenario import Scenario, verdict
-from .study import Study, must_have, read
+from .study import LOGS, MOST_LOG, Study, must_have, read
 
 __all__ = ["Answers", "answer"]
 
@@ -87,18 +87,22 @@ def answer(
     *,
     between: pd.DataFrame | None = None,
     maps: xr.DataArray | None = None,
-    sesoi: float = SESOI,
+    sesoi: float | None = None,
     seed: int = 0,
 ) -> Answers:
     """Answers to Q1-Q12 from one row per experiment; what the frame lacks is not tested, with the reason.
 
-    sesoi, the smallest difference of interest, is on the response's scale and chosen before the data.
+    sesoi, the smallest difference of interest, is on the response's scale and chosen before the data; where
+    the response is the log of a ratio it is log(1.1) by default, else equivalence is tested only if given.
     """
-    if not (math.isfinite(sesoi) and sesoi > 0):
+    if sesoi is not None and not (math.isfinite(sesoi) and sesoi > 0):
         raise BadInput(f"sesoi={sesoi}: the smallest difference of interest is a number above 0")
+    if sesoi is not None and response in LOGS and sesoi > MOST_LOG:
+        raise BadInput(f"sesoi={sesoi}: that is no log of a ratio")
     if between is not None:
         must_have(between, ("prompt", "seed"))
     raw = read(frame, response)
+    sesoi = SESOI if sesoi is None and raw.logs else sesoi
     gate = judge(raw, between)
     study = gate.study
     first = _unless_withheld(gate, "seeds", lambda: design.seeds(study, seed))
@@ -133,7 +137,7 @@ def _all(
     of_seeds: Answer,
     between: pd.DataFrame | None,
     maps: xr.DataArray | None,
-    sesoi: float,
+    sesoi: float | None,
     seed: int,
 ) -> dict[str, Answer]:
     """Every answer, or why it is withheld; that about seeds has decided the route of the others."""
@@ -143,11 +147,11 @@ def _all(
         "downweighting": lambda: prompts.downweighting(study, way, seed),
         "prompt_variance": lambda: design.prompt_variance(study, way),
         "outliers": lambda: prompts.outliers(study),
-        "effect_size": lambda: sizes.effect_size(study, maps),
+        "effect_size": lambda: sizes.effect_size(study, maps, way.crossed),
         "category": lambda: design.category(study, way, seed),
         "generalisation": lambda: prompts.generalisation(study),
         "modes": lambda: contrasts.modes(study, way, sesoi, between, seed),
-        "cross_parallel": lambda: contrasts.cross_parallel(study, sesoi),
+        "cross_parallel": lambda: contrasts.cross_parallel(study, sesoi or SESOI),
         "logits": lambda: contrasts.logits(study, between),
         "maps": lambda: mapped.maps(study, maps, seed),
         "over_steps": lambda: prompts.over_steps(study),
@@ -207,8 +211,20 @@ def _holm(found: dict[str, Answer]) -> dict[str, Answer]:
     for key, value in found.items():
         status = {"family": "confirmatory" if key in CONFIRMATORY else "exploratory"}
         own = {"p_holm": holm[key], "family_size": len(holm)} if key in holm else {}
-        told[key] = replace(value, details={**value.details, **status, **own})
+        said = (
+            _with_holm(key, value, holm[key], len(holm)) if len(holm) > 1 and key in holm else value.sentence
+        )
+        told[key] = replace(value, sentence=said, details={**value.details, **status, **own})
     return told
+
+
+def _with_holm(key: str, value: Answer, p_holm: float, tests: int) -> str:
+    """The sentence with what remains of it when all confirmatory tests are counted."""
+    lost = value.p is not None and value.p < ALPHA <= p_holm
+    what, of = ("the difference", " for the difference") if key == "modes" else ("it", "")
+    then = f", so that with all of them {what} is not shown" if lost else ""
+    holm = f"Holm over the {tests} confirmatory tests{of}: {probability(p_holm)}{then}"
+    return f"{value.sentence.removesuffix('.')}; {holm}."
 
 
 def _design(study: Study, frame: pd.DataFrame) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def _means(part: Part, response: str) -> dict[str, "pd.Series[float] | str"]:
     }
     if part.between is not None and "kl" in part.between:
         kl = np.log1p(part.between["kl"].clip(lower=0.0)).groupby(part.between["prompt"].astype(str)).mean()
-        found["log(1 + KL) of isolated from visible"] = withheld.get("logits") or kl
+        found["log(1 + KL) of isolated from visible"] = withheld.get("logits") or kl[kl.index.isin(index)]
     return found | _plain(gate, study, response)
 
 

@@ -18,6 +18,8 @@ from ..dataset.caches import user_folder
 from ..dataset.place import Place
 
 SUFFIX = ".stats-cache"
+# What an empty, cut or foreign file may raise; none of it is worth more than measuring again.
+DAMAGED = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, zipfile.BadZipFile)
 MANY = 8  # files, from which they are put into one
 
 Records = dict[str, dict[str, Any]]
@@ -75,8 +77,10 @@ def _read(file: Path) -> Records:
     try:
         with np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, zipfile.BadZipFile):
+        keys = arrays.pop("key").tolist()
+        plain = {name[3:]: v.tolist() if v.ndim == 1 else v for name, v in arrays.items()}
+        if {len(values) for values in plain.values()} != {len(keys)}:
+            return {}
+    except DAMAGED:
         return {}
-    keys = arrays.pop("key", np.array([])).tolist()
-    plain = {name[3:]: v.tolist() if v.ndim == 1 else v for name, v in arrays.items()}
     return {key: {name: values[i] for name, values in plain.items()} for i, key in enumerate(keys)}

@@ -21,6 +21,7 @@ __all__ = [
     "agreement_of_raters",
     "category_mean",
     "components",
+    "equivalence",
     "groups",
     "interval",
     "mahalanobis",
@@ -123,11 +124,15 @@ def mean(x: Array, null: float = 0.0) -> Mean:
 def tost(x: Array, bound: float) -> Equivalence:
     """Whether the mean lies within +-bound, by two one-sided t-tests."""
     n = x.shape[-1]
-    middle, se = x.mean(axis=-1), x.std(axis=-1, ddof=1) / np.sqrt(n)
+    return equivalence(x.mean(axis=-1), x.std(axis=-1, ddof=1) / np.sqrt(n), n - 1, bound)
+
+
+def equivalence(middle: Array, se: Array, df: float, bound: float) -> Equivalence:
+    """The same from an estimate with its standard error, whichever way they were found."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        p_low = stats.t.sf((middle + bound) / se, n - 1)
-        p_high = stats.t.cdf((middle - bound) / se, n - 1)
-    reach = stats.t.ppf(LEVEL, n - 1) * se
+        p_low = stats.t.sf((middle + bound) / se, df)
+        p_high = stats.t.cdf((middle - bound) / se, df)
+    reach = stats.t.ppf(LEVEL, df) * se
     return Equivalence(p_low, p_high, np.maximum(p_low, p_high), middle - reach, middle + reach)
 
 

@@ -4,6 +4,7 @@
 >>> found.equal, found.same, found.variables
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,7 @@ class Diff:
     """What two cubes have in common and how far it is apart.
 
     common: cells done in both. same: those of the same content. same_bits: those equal to the last bit.
+    values: in how many cells on the same path a variable makes another content, if it does in any.
     """
 
     one: str
@@ -73,6 +75,7 @@ class Diff:
     same: int
     same_path: int
     same_bits: int
+    values: Mapping[str, int]
     only_one: tuple[Alone, ...]
     only_other: tuple[Alone, ...]
     parted: tuple[Parted, ...]
@@ -80,6 +83,11 @@ class Diff:
     variables_only_one: tuple[str, ...]
     variables_only_other: tuple[str, ...]
     options: Mapping[str, tuple[Any, Any]]
+
+    @property
+    def other_values(self) -> int:
+        """How many cells are on the same path, but not of the same content."""
+        return self.same_path - self.same
 
     @property
     def equal(self) -> bool:
@@ -105,6 +113,7 @@ def diff(one: Any, other: Any, progress: Progress = lambda done, total: None) ->
         same=tally.same,
         same_path=tally.same_path,
         same_bits=tally.same_bits,
+        values={name: tally.values[name] for name in tally.largest if tally.values[name]},
         only_one=alone[0],
         only_other=alone[1],
         parted=tuple(tally.parted),
@@ -186,6 +195,7 @@ class _Tally:
     same: int = 0
     same_path: int = 0
     same_bits: int = 0
+    values: Counter[str] = field(default_factory=Counter)
     parted: list[Parted] = field(default_factory=list)
 
     def add(self, cell: str, outcome: Outcome) -> None:
@@ -195,6 +205,8 @@ class _Tally:
         self.same_bits += outcome.same_bits
         if outcome.parted:
             self.parted.append(Parted(cell, outcome.parted, outcome.first_set))
+        else:
+            self.values.update(name for name, seen in outcome.seen.items() if not seen.same)
         for name, seen in outcome.seen.items():
             self.largest[name] = _larger(self.largest[name], cell, seen)
 

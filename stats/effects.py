@@ -1,13 +1,13 @@
 """How large effects are, and how large they would have to be to be seen: d, f, agreement, power."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
-from statsmodels.stats.power import FTestAnovaPower
 from statsmodels.stats.proportion import proportion_confint
 
 from .closed import LEVEL
@@ -23,9 +23,12 @@ __all__ = [
     "f_interval",
     "hedges_g",
     "mean_detectable",
+    "one_sided_detectable",
+    "one_sided_power",
     "outlier_power",
     "prompts_for_half_width",
     "prompts_per_category",
+    "seeds_detectable",
     "tost_power",
 ]
 
@@ -77,9 +80,19 @@ def f_interval(f: float, num_df: int, den_df: int) -> tuple[float, float]:
     def centre(share: float) -> float:
         if stats.f.cdf(f, num_df, den_df) <= share:
             return 0.0
-        return _root(lambda nc: float(stats.ncf.cdf(f, num_df, den_df, nc)) - share, 1e-9, n * (1 + f))
+        return _root(lambda nc: _below_f(f, num_df, den_df, nc) - share, 1e-9, n * (1 + f))
 
     return math.sqrt(centre((1 + LEVEL) / 2) / n), math.sqrt(centre((1 - LEVEL) / 2) / n)
+
+
+def _below_f(f: float, num_df: int, den_df: int, centre: float) -> float:
+    """The non-central F's distribution, which SciPy gives as NaN far out, and wrong where it is central."""
+    if not centre:
+        return float(stats.f.cdf(f, num_df, den_df))
+    with warnings.catch_warnings():  # far out it says that a series stops early, and is near enough
+        warnings.simplefilter("ignore", RuntimeWarning)
+        beyond = float(stats.ncf.sf(f, num_df, den_df, centre))
+    return float(centre < num_df * f) if math.isnan(beyond) else 1 - beyond
 
 
 def _root(falling: Callable[[float], float], low: float, high: float) -> float:
@@ -101,7 +114,8 @@ def agreement(count: int, n: int) -> tuple[float, float]:
 
 def category_power(f: float, prompts: int, categories: int) -> float:
     """The chance to see categories that differ by Cohen's f."""
-    return float(FTestAnovaPower().power(f, prompts, ALPHA, k_groups=categories))
+    dfs = categories - 1, prompts - categories
+    return 1 - _below_f(float(stats.f.isf(ALPHA, *dfs)), *dfs, prompts * f**2)
 
 
 def category_detectable(prompts: int, categories: int, power: float = POWER) -> float:
@@ -125,12 +139,28 @@ def difference_power(sd: float, prompts: int, effect: float) -> float:
     return _beyond(edge, prompts - 1, math.sqrt(prompts) * effect / sd)
 
 
-def _beyond(edge: float, df: int, centre: float) -> float:
-    """The chance of |t| beyond an edge, by the non-central F.
+def one_sided_power(sd: float, prompts: int, distance: float) -> float:
+    """The chance to show a mean beyond a bound on one side that it is this far beyond; sd between prompts."""
+    edge, centre = float(stats.t.isf(ALPHA, prompts - 1)), math.sqrt(prompts) * distance / sd
+    return 1.0 - _below(edge, prompts - 1, centre)
 
-    SciPy's non-central t is NaN far out, and its non-central F below 0 where it is the central one.
-    """
-    return float(stats.ncf.sf(edge**2, 1, df, centre**2) if centre else 2 * stats.t.sf(edge, df))
+
+def one_sided_detectable(sd: float, prompts: int, power: float = POWER) -> float:
+    """How far beyond a bound a mean must be to be shown there with this power; sd is that between prompts."""
+    return sd * _root(lambda d: power - one_sided_power(1.0, prompts, d), 0.0, 2.0)
+
+
+def seeds_detectable(sd: float, prompts: int, seeds: int, power: float = POWER) -> float:
+    """The smallest SD of what seeds do alike in all prompts that is seen; sd is that left within prompts."""
+    dfs = (seeds - 1, (seeds - 1) * (prompts - 1))
+    edge = float(stats.f.isf(ALPHA, *dfs))
+    centre = _root(lambda nc: power - 1 + _below_f(edge, *dfs, nc), 1e-9, 10.0)
+    return sd * math.sqrt(centre / (prompts * (seeds - 1)))
+
+
+def _beyond(edge: float, df: int, centre: float) -> float:
+    """The chance of |t| beyond an edge."""
+    return 1 - _below_f(edge**2, 1, df, centre**2)
 
 
 def prompts_for_half_width(sd: float, width: float) -> int:

@@ -52,7 +52,7 @@ class Layout:
 
     @property
     def weight(self) -> Floats:
-        """(query,): 1 / captured rows of its set (all of its width, mostly): a set counts once, the prompt 0."""
+        """(query,): 1 / captured rows of its set, mostly its width: a set counts once; 0 for the prompt."""
         of = self.slot_step[self.generated & self.kept]
         rows = np.bincount(of, minlength=max(self.width.size, 1))[np.maximum(self.slot_step, 0)]
         return np.where(self.generated, 1.0 / np.maximum(rows, 1), 0.0)

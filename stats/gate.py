@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ..words import how_many
+from . import controls
 from .copies import are_copies, captures, collapsed, spread_of_seeds
-from .questions import number, percent
-from .study import PAIR, Study, keep, mean_over
+from .questions import number, percent, verb
+from .study import PAIR, Study, keep, lacks, mean_over, reason_of
 
 __all__ = ["ANSWERS", "Check", "Gate", "judge"]
 
@@ -23,10 +25,12 @@ ANSWERS = (
 )
 OF_MODES = ("modes", "cross_parallel", "logits")
 OF_THEMSELVES = ("logits", "maps")  # what they are made of has gaps of its own
+OF_ATTENTION = ("cross_parallel", "logits", "maps", "over_steps")
 OF_MASKS = ("isolation", "sight")  # treatment checks that say nothing about the rest
 SAME = 1e-5  # weights this close are the same (DESIGN section 4)
 NEGLIGIBLE = 1e-3  # SD between seeds over SD between prompts: below it a mixed model's errors are wrong
 UNDEFINED = 0.1  # share of a prompt's experiments that may be undefined
+NAMED = 5  # prompts that a sentence names
 FEW_SETS, SHARE_WITH_SETS = 3, 0.3
 
 
@@ -57,7 +61,9 @@ class Gate:
 def judge(study: Study, between: pd.DataFrame | None = None) -> Gate:
     """Every check that a frame allows; `between` compares the two modes of every prompt and seed."""
     withheld: dict[str, str] = {}
-    checks = [_control(study, withheld), *_treatment(study, withheld), _content(study, withheld)]
+    data = _control(study, withheld)
+    _response(study, withheld)
+    checks = [data, *_treatment(study, withheld), _content(study, withheld)]
     study, defined = _defined(study, withheld)
     study, seeds = _seeds(study)
     study, scale = _scale(study, withheld)
@@ -79,7 +85,16 @@ def _control(study: Study, withheld: dict[str, str]) -> Check:
         return Check("data", "pass", "the experiments are data, not controls")
     reason = f"this is a control cube ({control}): no answer treats it as data"
     _withhold(withheld, ANSWERS, reason)
-    return Check("data", "fail" if control == "no_mask" else "suspect", reason)
+    found = controls.shown(study) or {}
+    failed = control == "no_mask" or found.get("seen") is False
+    return Check("data", "fail" if failed else "suspect", reason)
+
+
+def _response(study: Study, withheld: dict[str, str]) -> None:
+    """What is no log of a ratio of attention has no value of no effect, and no part in the rest."""
+    if not study.logs:
+        _withhold(withheld, OF_ATTENTION, f"it is about attention, not about {study.response}")
+        _withhold(withheld, ("effect_size",), f"the mean of {study.response} against 0 is no effect")
 
 
 def _treatment(study: Study, withheld: dict[str, str]) -> list[Check]:
@@ -90,15 +105,19 @@ def _treatment(study: Study, withheld: dict[str, str]) -> list[Check]:
         return [Check("treatment", "suspect", lacking)]
     bad = {name: int(count["fail"]) for name, count in told.items() if count.get("fail", 0)}
     for name, count in bad.items():
-        reason = f"treatment check {name!r} failed in {count} experiments"
+        reason = f"treatment check {name!r} failed in {how_many(count, 'experiment')}"
         _withhold(withheld, OF_MODES if name in OF_MASKS else ANSWERS, reason)
     held = [name for name, count in told.items() if count.get("pass", 0) and name not in bad]
     silent = len(told) - len(held) - len(bad)
-    detail = f"{len(held)} of {len(told)} checks hold" + (f", {silent} do not apply" if silent else "")
+    detail = f"{len(held)} of {how_many(len(told), 'check')} {verb(len(held), 'holds', 'hold')}"
+    if silent:
+        detail += f", {silent} {verb(silent, 'does', 'do')} not apply"
     if not held and not bad:
-        detail = f"none of {len(told)} checks applies to any experiment: nothing was verified"
+        detail = f"none of {how_many(len(told), 'check')} applies to any experiment: nothing was verified"
     status: Status = "fail" if bad else "pass" if held else "suspect"
-    checks = [Check(name, "fail", f"failed in {count} experiments") for name, count in bad.items()]
+    checks = [
+        Check(name, "fail", f"failed in {how_many(count, 'experiment')}") for name, count in bad.items()
+    ]
     return [*checks, Check("treatment", status, detail)]
 
 
@@ -114,7 +133,8 @@ def _content(study: Study, withheld: dict[str, str]) -> Check:
         _withhold(withheld, ANSWERS, reason)
         return Check("parallel sets", "fail", reason)
     detail = (
-        f"{some} of {len(most)} prompts have parallel sets, {percent(enough)} at least {FEW_SETS} of them"
+        f"{some} of {how_many(len(most), 'prompt')} {verb(some, 'has', 'have')} parallel sets, "
+        f"{percent(enough)} at least {FEW_SETS} of them"
     )
     if enough < SHARE_WITH_SETS and study.logs:
         reason = f"too few parallel sets: {detail}; {percent(SHARE_WITH_SETS)} are needed"
@@ -130,14 +150,13 @@ def _defined(study: Study, withheld: dict[str, str]) -> tuple[Study, Check]:
     bad = set(lacking.index[lacking > UNDEFINED])
     good = [name for name in study.prompts if name not in bad and not _empty(study, name)]
     if not good:
-        why = _reasons(rows)
-        reason = f"{study.response} is undefined in every prompt{why}"
+        why = reason_of(rows)
+        reason = f"{study.response} is undefined in every prompt{f' ({why})' if why else ''}"
         _withhold(withheld, tuple(key for key in ANSWERS if key not in OF_THEMSELVES), reason)
         return study, Check("defined", "fail", reason)
     gone = [name for name in study.prompts if name not in good]
     if gone:
-        detail = f"not estimable, and left out: {', '.join(gone)}{_reasons(rows)}"
-        return keep(study, good), Check("defined", "suspect", detail)
+        return keep(study, good), Check("defined", "suspect", _left_out(rows, study.response, gone))
     return study, Check("defined", "pass", f"{study.response} is defined in every prompt")
 
 
@@ -145,13 +164,12 @@ def _empty(study: Study, prompt: str) -> bool:
     return bool(np.isnan(study.y[study.prompts.index(prompt)]).all())
 
 
-def _reasons(rows: pd.DataFrame) -> str:
-    """Why values are missing, where the frame says so."""
-    if "reason" not in rows.columns:
-        return ""
-    told = rows["reason"].astype(str)
-    told = told[~told.isin(["", "nan", "None"])]
-    return f" ({told.value_counts().index[0]})" if len(told) else ""
+def _left_out(rows: pd.DataFrame, response: str, gone: list[str]) -> str:
+    """p5 (2 of its 10 experiments have no value: why), each for itself, and the rule once."""
+    told = [f"{name} ({lacks(rows[rows['prompt'] == name], response)})" for name in gone[:NAMED]]
+    more = f" and {len(gone) - NAMED} more" if len(gone) > NAMED else ""
+    rule = f"prompts with more than {percent(UNDEFINED)} undefined are left out"
+    return f"left out: {', '.join(told)}{more}; {rule}"
 
 
 def _seeds(study: Study) -> tuple[Study, Check]:
@@ -211,7 +229,7 @@ def _modes(study: Study, between: pd.DataFrame | None, withheld: dict[str, str])
         )
         _withhold(withheld, OF_MODES, reason)
         return True, Check("modes", "suspect", reason)
-    told = f"isolated and visible differ in {apart} of {pairs} pairs"
+    told = f"isolated and visible differ in {apart} of {how_many(pairs, 'pair')}"
     if odd := _odd(study, between):
         told += f", but also in {odd} without a parallel set, which must be identical"
         return False, Check("modes", "suspect", told)
@@ -231,7 +249,7 @@ def _differing(study: Study, between: pd.DataFrame | None) -> tuple[int, int]:
     both = study.table(study.response, PAIR)
     apart = np.abs(both[..., 1] - both[..., 0])
     apart = apart[~np.isnan(apart)]
-    return int(np.sum(apart > SAME)), apart.size
+    return int(np.sum(apart > SAME * both[~np.isnan(both)].std())), apart.size
 
 
 def _odd(study: Study, between: pd.DataFrame | None) -> int:
@@ -260,7 +278,9 @@ def _completeness(study: Study) -> Check:
         return Check("completeness", "fail", f"none of {asked} cells has a value")
     if done == asked:
         return Check("completeness", "pass", f"all {asked} cells are there: prompt means are exact")
-    detail = f"{asked - done} of {asked} cells are missing: REML with Kenward-Roger degrees of freedom"
+    gaps = asked - done
+    are = verb(gaps, "is", "are")
+    detail = f"{gaps} of {asked} cells {are} missing: REML with Kenward-Roger degrees of freedom"
     cells = mean_over(study.y, 1)
     lacking = [name for name, row in zip(study.prompts, cells, strict=True) if np.isnan(row).any()]
     if lacking:

@@ -22,14 +22,9 @@ def floor(study: Study) -> Mapping[str, Any]:
 
 
 def log_floor(study: Study) -> float | None:
-    """The noise floor of attention as a change of its log, at the mean weight of a context key."""
+    """The least that the noise floor of attention changes a log: weights are at most 1."""
     found = floor(study).get("attention")
-    columns = ["mass_generated", "width", "sets"]
-    if found is None or not set(columns) <= set(study.frame.columns):
-        return None
-    mass, width, sets = (float(study.frame[name].mean()) for name in columns)
-    keys = width * (sets - 1) / 2  # of earlier sets, for the middle one
-    return float(found) * keys / mass if mass > 0 and keys > 0 else None
+    return None if found is None else float(found)
 
 
 def too_near(bound: float, noise: float | None, unit: str) -> str | None:
@@ -42,7 +37,7 @@ def too_near(bound: float, noise: float | None, unit: str) -> str | None:
     )
 
 
-def levels(study: Study, pairs: pd.DataFrame | None, equivalent: bool) -> dict[str, Any]:
+def levels(study: Study, pairs: pd.DataFrame | None, equivalent: bool | None) -> dict[str, Any]:
     """How many pairs have the same content, differ by noise alone, took the same sets; and equivalence."""
     rows = pairs[pairs["prompt"].astype(str).isin(study.prompts)] if pairs is not None else None
     told: dict[str, Any] = {"pairs": 0 if rows is None else len(rows)}
@@ -60,7 +55,7 @@ def levels(study: Study, pairs: pd.DataFrame | None, equivalent: bool) -> dict[s
         ("L2", "same token sets", _count(told.get("same_sets"), n), NOT_COMPARED),
     ]
     found = [_claim(*claim) for claim in claims]
-    said = "shown" if equivalent else "not shown"
+    said = "not tested" if equivalent is None else "shown" if equivalent else "not shown"
     last = {"level": "L3", "claim": "equivalent within the bound", "holds": equivalent, "told": said}
     return told | {"claims": [*found, last]}
 

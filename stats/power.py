@@ -17,14 +17,13 @@ import pandas as pd
 from scipy import stats
 
 from ..errors import BadInput
-from . import closed, effects, spread
+from . import effects, spread
 from .answers import SESOI
 from .effects import ALPHA, MOST
 from .gate import judge
-from .questions import between as interval
 from .questions import number
 from .spread import Spread
-from .study import Study, read
+from .study import PAIR, Study, read
 
 __all__ = ["Aim", "Outlook", "Seeds", "outlook"]
 
@@ -32,11 +31,14 @@ Now = Callable[[float, int], float]
 Unit = Literal["prompts", "categories"]
 Kind = Literal["mean", "new categories", "difference", "equivalence", "categories"]
 
-OF_PROMPTS = ("mean", "difference", "equivalence")  # the aims that say how many prompts to add
+OF_MODES = ("difference", "equivalence")
+OF_PROMPTS = ("mean", *OF_MODES)  # the aims that say how many prompts to add
 SIZES = (0.4, 0.8)  # Cohen's f of categories
 SEEDS = (1, 2, 5, 10)
-LUCKY = 1.02  # times this study's own SD, from which the one that is planned with is told to be another
-LACK_OF_SEEDS = "There is one seed, so what more of them would add is not known; two would tell."
+REPLAY = (
+    "Each mode chose its own sets here. With `replay: isolated`, in a cube of its own, modes follow the same "
+    "sets, which usually takes far fewer prompts to tell them apart or equivalent."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,11 @@ class Aim:
         """Whether there are enough."""
         return self.there >= self.needed
 
+    @property
+    def out_of_reach(self) -> bool:
+        """Whether it takes more than anybody runs."""
+        return self.needed > MOST
+
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
@@ -81,7 +88,7 @@ class Seeds:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outlook:
-    """What to add to a study; `add` is how many prompts by category, all 0 where every aim is met."""
+    """What to add to a study; `add` is how many prompts by category, for the aims `served`."""
 
     response: str
     prompts: int
@@ -97,13 +104,23 @@ class Outlook:
     add: Mapping[str, int]
     sentences: tuple[str, ...]
 
+    @property
+    def served(self) -> tuple[Aim, ...]:
+        """The aims that tell how many prompts to add: of the mean and of modes, if they are within reach."""
+        return tuple(aim for aim in self.aims if aim.kind in OF_PROMPTS and not aim.out_of_reach)
+
+    @property
+    def out_of_reach(self) -> tuple[Aim, ...]:
+        """The others of the mean and of modes."""
+        return tuple(aim for aim in self.aims if aim.kind in OF_PROMPTS and aim.out_of_reach)
+
 
 def outlook(
     frame: pd.DataFrame,
     response: str = "downweighting",
     *,
-    half_width: float = SESOI,
-    effect: float = SESOI,
+    half_width: float | None = None,
+    effect: float | None = None,
     power: float = effects.POWER,
     between: pd.DataFrame | None = None,
     asked: Mapping[str, int] | None = None,
@@ -111,11 +128,13 @@ def outlook(
     """What the next grid needs, from one row per experiment; or why that cannot be said.
 
     half_width: wanted of the mean's 95 % interval. effect: the difference of modes to see, and the bound of
-    their equivalence. between: what was measured between modes. asked: prompts by category, where more were
-    asked for than are in the frame.
+    their equivalence. Both are log 1.10 unless told, but only where the response is the log of a ratio.
+    between: what was measured between modes. asked: prompts by category, where more were asked for than
+    are in the frame.
     """
     _must_be_sensible(half_width, effect, power)
     raw = read(frame, response)
+    half_width, effect = _sizes(raw, half_width, effect)
     gate = judge(raw, between)
     study = gate.study
     if reason := gate.withheld.get("prompt_variance"):
@@ -127,7 +146,7 @@ def outlook(
     mean, difference = spread.of_mean(study, found, df), spread.of_difference(study, found, df)
     if not mean.sd() > 0:
         return "all prompts have the same mean: check your pipeline"
-    categories = asked or Counter(raw.category_of)
+    categories = dict(asked or Counter(raw.category_of))
     aims = _aims(study, mean, difference, half_width, effect, power)
     return Outlook(
         response=response,
@@ -142,16 +161,27 @@ def outlook(
         aims=aims,
         seeds=_seeds(len(study.prompts), mean, difference),
         add=_add(aims, categories, len(study.prompts) / len(raw.prompts)),
-        sentences=_sentences(study, mean, gate.identical, len(raw.prompts)),
+        sentences=_sentences(study, mean, aims, gate.identical, len(raw.prompts)),
     )
 
 
-def _must_be_sensible(half_width: float, effect: float, power: float) -> None:
+def _must_be_sensible(half_width: float | None, effect: float | None, power: float) -> None:
     for name, value in (("half-width", half_width), ("effect", effect)):
-        if not (math.isfinite(value) and value > 0):
+        if value is not None and not (math.isfinite(value) and value > 0):
             raise BadInput(f"{name}: {value}: must be a number above 0, on the response's scale")
     if not ALPHA < power < 1:
         raise BadInput(f"power: {power}: must be between {ALPHA} and 1, such as 0.8")
+
+
+def _sizes(study: Study, half_width: float | None, effect: float | None) -> tuple[float, float]:
+    """What is wanted; 10 % is a default for logs of ratios only."""
+    lacking = half_width is None or (effect is None and study.modes == PAIR)
+    if lacking and not study.logs:
+        raise BadInput(
+            f"{study.response}: is not the log of a ratio, for which {number(SESOI)} is the default: "
+            f"give --half-width and --effect (in Python half_width and effect) on its scale"
+        )
+    return SESOI if half_width is None else half_width, SESOI if effect is None else effect
 
 
 def _aims(
@@ -169,7 +199,8 @@ def _aims(
         found.append(_aim("equivalence", power, effect, difference, n, equal))
     found = [replace(aim, each=math.ceil(aim.needed / k)) for aim in found]
     if k > 1:
-        found.append(_of_new_categories(study, half_width))
+        at_large = spread.of_categories(study, mean)
+        found.append(_aim("new categories", half_width, None, at_large, k, _half_width, "categories"))
         found += [_of_categories(f, n, k, power) for f in SIZES]
     return tuple(found)
 
@@ -195,14 +226,6 @@ def _aim(
 
 def _half_width(sd: float, n: int) -> float:
     return float(stats.t.isf(ALPHA / 2, n - 1)) * sd / math.sqrt(n)
-
-
-def _of_new_categories(study: Study, half_width: float) -> Aim:
-    """The mean as a statement about categories at large: these are a sample, of as many prompts each."""
-    means = closed.groups(study.means, study.codes).means
-    k = len(means)
-    of = Spread(float(means.var(ddof=1)), None, study.y.shape[1], k - 1)
-    return _aim("new categories", half_width, None, of, k, _half_width, "categories")
 
 
 def _of_categories(f: float, prompts: int, categories: int, power: float) -> Aim:
@@ -231,14 +254,16 @@ def _seeds(prompts: int, mean: Spread, difference: Spread | None) -> tuple[Seeds
 
 def _add(aims: tuple[Aim, ...], categories: Mapping[str, int], usable: float) -> dict[str, int]:
     """Prompts to add to each category for the aims within reach, where this share of prompts has a value."""
-    wanted = [aim.needed for aim in aims if aim.kind in OF_PROMPTS and aim.needed <= MOST]
+    wanted = [aim.needed for aim in aims if aim.kind in OF_PROMPTS and not aim.out_of_reach]
     each = math.ceil(max(wanted, default=0) / len(categories) / usable)
     return {name: max(0, each - there) for name, there in categories.items()}
 
 
-def _sentences(study: Study, mean: Spread, identical: bool, measured: int) -> tuple[str, ...]:
+def _sentences(
+    study: Study, mean: Spread, aims: tuple[Aim, ...], identical: bool, measured: int
+) -> tuple[str, ...]:
     k, n = len(study.categories), len(study.prompts)
-    told = [_of_prompts(study, mean), _of_seeds(study, mean)]
+    told = [spread.prompts_told(study, mean), spread.seeds_told(study, mean)]
     if n < measured:
         told.append(
             f"{measured - n} of {measured} prompts have no {study.response}; what is to be added allows for "
@@ -253,38 +278,7 @@ def _sentences(study: Study, mean: Spread, identical: bool, measured: int) -> tu
         told.append(
             "Isolated and visible agree everywhere, so there is no variance of their difference to plan with."
         )
+    free = study.frame.attrs.get("replay", "unknown") is None
+    if free and any(aim.kind in OF_MODES and not aim.met for aim in aims):
+        told.append(REPLAY)
     return tuple(told)
-
-
-def _of_prompts(study: Study, mean: Spread) -> str:
-    """What is planned with, which may be more than this study's own means show."""
-    within = f"; a seed within a prompt adds one of {number(math.sqrt(mean.within))}" if mean.within else ""
-    span = f"95 % CI {interval(*mean.ends)}, assumes normal prompts"
-    tail = "The range is what the ends of that interval would need."
-    seen = float(study.means.std(ddof=1))
-    if study.complete and mean.sd() > LUCKY * seen:
-        return (
-            f"Prompt means came out with an SD of {number(seen)}, closer together than the spread of their "
-            f"seeds alone makes likely: {number(mean.sd())} ({span}{within}), which is planned with, since "
-            f"the next study will not be as lucky. {tail}"
-        )
-    return f"Prompt means differ with an SD of {number(mean.sd())} ({span}){within}. {tail}"
-
-
-def _of_seeds(study: Study, mean: Spread) -> str:
-    """Where the next experiment is better spent."""
-    if study.copies:
-        return (
-            "Seeds are copies and buy nothing: one is enough. For seeds that act set temperature above 0, "
-            "in a cube of its own, since a cube keeps its temperature."
-        )
-    if mean.within is None:
-        return LACK_OF_SEEDS
-    n, seeds = len(study.prompts), mean.seeds
-    if not mean.between:
-        return "Prompts differ by no more than their seeds explain: one more of either buys the same."
-    now, more = mean.sd() / math.sqrt(n), mean.sd() / math.sqrt(2 * n)
-    return (
-        f"Prompts are the better spend: twice the prompts take the standard error of the mean from "
-        f"{number(now)} to {number(more)}, twice the seeds to {number(mean.sd(2 * seeds) / math.sqrt(n))}."
-    )

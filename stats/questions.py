@@ -8,11 +8,12 @@ from typing import Any, SupportsFloat
 import numpy as np
 import numpy.typing as npt
 
+from ..words import how_many
 from .closed import Mean
 
 __all__ = [
-    *("Answer", "between", "number", "percent", "plain"),
-    *("probability", "ratio", "t_answer", "untested"),
+    *("Answer", "beyond", "between", "number", "percent", "plain"),
+    *("probability", "ratio", "t_answer", "t_test", "untested", "verb"),
 ]
 
 Array = npt.NDArray[np.floating[Any]]
@@ -72,9 +73,12 @@ def number(value: SupportsFloat) -> str:
 
 def ratio(value: SupportsFloat) -> str:
     """Three significant digits, zeros and all, more where they would look like 1: 0.510x, 1.0003x."""
-    x = float(value)
-    texts = [_digits(x, count) for count in DIGITS]
-    return next((text for text in texts if float(text) != 1), texts[0]) + "x"
+    return _unlike_1(float(value), DIGITS[0]) + "x"
+
+
+def beyond(effect: SupportsFloat) -> str:
+    """Effects at least this large on the log scale, either way: 0.633x or less, or 1.58x or more."""
+    return f"{ratio(math.exp(-float(effect)))} or less, or {ratio(math.exp(float(effect)))} or more"
 
 
 def percent(share: SupportsFloat) -> str:
@@ -84,8 +88,14 @@ def percent(share: SupportsFloat) -> str:
 
 def between(low: SupportsFloat, high: SupportsFloat) -> str:
     """An interval in words, with digits enough to tell its ends apart: 0.510 to 0.750."""
-    texts = [(_digits(float(low), count), _digits(float(high), count)) for count in DIGITS]
+    texts = [(_unlike_1(float(low), count), _unlike_1(float(high), count)) for count in DIGITS]
     return " to ".join(next((ends for ends in texts if ends[0] != ends[1]), texts[0]))
+
+
+def _unlike_1(x: float, least: int) -> str:
+    """At least so many significant digits, and more where the number would look like 1 without being it."""
+    texts = [_digits(x, count) for count in DIGITS if count >= least]
+    return next((text for text in texts if float(text) != 1), texts[0])
 
 
 def _digits(x: float, count: int) -> str:
@@ -97,6 +107,16 @@ def probability(value: SupportsFloat) -> str:
     """A p as one writes it."""
     p = float(value)
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def t_test(found: Mean, n: int) -> str:
+    """A t-test over prompts in words: t(9) = 2.31, p = 0.046, 10 prompts."""
+    return f"t({number(found.df)}) = {number(found.t)}, {probability(found.p)}, {how_many(n, 'prompt')}"
+
+
+def verb(count: int, one: str, many: str) -> str:
+    """The verb that goes with so many."""
+    return one if count == 1 else many
 
 
 def plain(value: Any) -> Any:

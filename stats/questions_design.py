@@ -1,6 +1,7 @@
 """Questions about the design: variance between prompts (Q2), categories (Q5), seeds (Q6)."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,10 @@ import numpy.typing as npt
 from scipy import stats
 
 from . import closed, effects, resampling
+from .fitting import ZERO
 from .questions import Answer, between, number, percent, probability, ratio, untested
 from .routes import KENWARD, Route, model, variances
-from .study import Study, mean_over
+from .study import Study, mean_over, per_seed
 
 __all__ = ["category", "category_means", "prompt_variance", "seeds"]
 
@@ -26,13 +28,12 @@ def prompt_variance(study: Study, route: Route) -> Answer:
         return untested("all prompts have the same mean: check your pipeline", n)
     sd, low, high = (float(value) for value in closed.spread(x))
     unit = " on the log scale" if study.logs else ""
-    details: dict[str, Any] = {
-        "components": route.doubt or variances(study, route.crossed),
-        "icc": _icc(study),
-    }
+    parts = route.doubt or variances(study, route.crossed)
+    own = None if isinstance(parts, str) else _own(parts)
+    details: dict[str, Any] = {"components": parts, "sd_beyond_seeds": own, "icc": _icc(study)}
     return Answer(
-        f"Prompts differ with an SD of {number(sd)}{unit} (95 % CI {between(low, high)}, {n} prompts; the "
-        "interval assumes normal prompts).",
+        f"Prompt means scatter with an SD of {number(sd)}{unit} (95 % CI {between(low, high)}, {n} prompts; "
+        f"the interval assumes normal prompts){_beyond(study, own)}.",
         "SD of prompt means, chi-square interval: assumes normal prompts",
         n,
         sd,
@@ -41,6 +42,22 @@ def prompt_variance(study: Study, route: Route) -> Answer:
         None,
         details,
     )
+
+
+def _own(parts: Mapping[str, float]) -> float:
+    """The SD between prompts themselves; 0 where its variance is rounding."""
+    return math.sqrt(parts["prompt"]) if parts["prompt"] > ZERO * sum(parts.values()) else 0.0
+
+
+def _beyond(study: Study, own: float | None) -> str:
+    """How much of the scatter of prompt means is prompts and not what they are means of."""
+    _, seeds, modes = study.y.shape
+    what = " and ".join(["seeds"] * (seeds > 1) + ["modes"] * (modes > 1))
+    if own is None or not what:
+        return ""
+    if not own:
+        return f"; no difference between prompts beyond what their {what} explain is seen (variance 0)"
+    return f"; beyond what {what} explain prompts differ with an SD of {number(own)}"
 
 
 def _icc(study: Study) -> float | str:
@@ -154,25 +171,34 @@ def seeds(study: Study, seed: int = 0) -> Answer:
         return untested(reason, n, distinct_seeds=1, seeds=count)
     if count < 2:
         return untested("there is one seed", n)
-    means = mean_over(study.y, 2)
+    means = per_seed(study.y)
     whole = means[~np.isnan(means).any(axis=1)]
     if len(whole) < 2:
         return untested("fewer than two prompts have all seeds", n)
     found = resampling.seed_labels(whole, seed)
     share, ci, how = _share(study, seed)
+    left = whole - whole.mean(axis=1, keepdims=True) - whole.mean(axis=0) + whole.mean()
+    noise = math.sqrt(float(np.sum(left**2)) / ((len(whole) - 1) * (count - 1)))
+    seen = effects.seeds_detectable(noise, len(whole), count) if noise > 0 else 0.0
     verdict = "shown" if found.p < effects.ALPHA else "not shown"
+    could = (
+        ""
+        if found.p < effects.ALPHA
+        else f", and the design could have seen only an SD of {number(seen)}"
+        f"{' on the log scale' if study.logs else ''} or more (power 80 %)"
+    )
     within = f" (95 % CI {between(*ci)})" if ci else ""
     share_told = f"a share of {number(share)}" if math.isfinite(share) else "an unknown share"
     return Answer(
-        f"Seeds within prompts are {share_told} of the variance{within}; that a seed acts alike in all "
-        f"prompts is {verdict} ({probability(found.p)}, {count} seeds in {len(whole)} prompts).",
+        f"Seeds are {share_told} of the variance{within}; that a seed acts alike in all "
+        f"prompts is {verdict} ({probability(found.p)}, {count} seeds in {len(whole)} prompts){could}.",
         f"seed labels permuted within {len(whole)} prompts ({found.arrangements} draws); {how}",
         n,
         share,
         ci,
         None,
         found.p,
-        {"label_p": found.p, "seeds": count, "prompts_with_all_seeds": len(whole)},
+        {"label_p": found.p, "seeds": count, "prompts_with_all_seeds": len(whole), "detectable": seen},
     )
 
 

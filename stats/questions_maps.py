@@ -9,8 +9,10 @@ import numpy.typing as npt
 import xarray as xr
 from statsmodels.stats.multitest import multipletests
 
+from ..errors import BadInput
+from ..words import how_many
 from . import closed, effects, resampling
-from .questions import Answer, number, untested
+from .questions import Answer, number, untested, verb
 from .study import Study, mean_over
 
 __all__ = ["map_tests", "maps", "of_named_prompts", "of_prompts"]
@@ -29,17 +31,17 @@ def maps(study: Study, given: xr.DataArray | None, seed: int = 0) -> Answer:
     n = len(values)
     there = np.asarray(~np.isnan(values).any(axis=0))
     if n < LEAST or not there.any():
-        what = f"{n} prompts have maps" if n < LEAST else "every layer and head lacks a value in some prompt"
-        return untested(what, n)
+        few = f"{how_many(n, 'prompt')} {verb(n, 'has', 'have')} maps, {LEAST} are needed"
+        return untested(few if n < LEAST else "every layer and head lacks a value in some prompt", n)
     found = map_tests(values, seed)
     q_found, sure = int(np.sum(found["q"] < effects.ALPHA)), int(np.sum(found["p_max_t"] < effects.ALPHA))
     below = int(np.sum((found["q"] < effects.ALPHA) & (found["mean"] < 0)))
     left_out = _left_out(there, given.coords["layer"].values.tolist())
     cells = int(there.sum())
     return Answer(
-        f"Of {cells} layers x heads, {q_found} are found at a false discovery rate of 5 % ({below} below 0, "
-        f"{q_found - below} above); {sure} {'is' if sure == 1 else 'are'} shown one by one "
-        f"(max-T).{left_out}",
+        f"Of {cells} layers x heads, {q_found} {verb(q_found, 'is', 'are')} found at a false discovery rate "
+        f"of 5 % ({below} below 0, {q_found - below} above) and {sure} at a family-wise error of 5 % (max-T, "
+        f"{n} prompts).{left_out}",
         f"t-tests over {n} prompts; Benjamini-Hochberg; max-T over sign flips "
         f"({'all' if found['exact'] else 'drawn'})",
         n,
@@ -66,7 +68,11 @@ def of_prompts(study: Study, given: xr.DataArray) -> Array:
 
 def of_named_prompts(study: Study, given: xr.DataArray) -> tuple[list[str], Array]:
     """The same with the prompts' names."""
-    chosen = given.isel({dim: 0 for dim in given.dims if dim not in ("prompt", "seed", "mode", *CELLS)})
+    swept = [dim for dim in given.dims if dim not in ("prompt", "seed", "mode", *CELLS)]
+    if several := [dim for dim in swept if given.sizes[dim] > 1]:
+        told = f"the maps are at {given.sizes[several[0]]} values of {several[0]}"
+        raise BadInput(f"{told}: choose one value of each swept axis of the maps first")
+    chosen = given.isel(dict.fromkeys(swept, 0))
     names = [str(name) for name in chosen.coords["prompt"].values]
     modes = [mode for mode in study.modes if mode in chosen.coords["mode"].values]
     places = [names.index(name) for name in study.prompts if name in names]
@@ -129,5 +135,5 @@ def _left_out(there: npt.NDArray[np.bool_], layers: Sequence[Any]) -> str:
     bad = [(layers[i], int((~row).sum())) for i, row in enumerate(there) if not row.all()]
     if not bad:
         return ""
-    told = ", ".join(f"{number(float(layer))} ({count} heads)" for layer, count in bad)
+    told = ", ".join(f"{number(float(layer))} ({how_many(count, 'head')})" for layer, count in bad)
     return f" Left out, having NaN: layer {told}."

@@ -7,9 +7,22 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ..words import how_many
 from . import closed, effects, resampling
 from .levels import floor, levels, log_floor, too_near
-from .questions import Answer, between, number, percent, probability, ratio, t_answer, untested
+from .questions import (
+    Answer,
+    between,
+    beyond,
+    number,
+    percent,
+    probability,
+    ratio,
+    t_answer,
+    t_test,
+    untested,
+    verb,
+)
 from .routes import KENWARD, Route, contrast, model
 from .study import BASELINE, PAIR, Study, mean_over, on_prompts
 
@@ -21,13 +34,15 @@ KL_BOUND = 0.01  # nat
 WORDS = {"downweighting": "the attention of parallel over single tokens"}
 
 
-def modes(study: Study, route: Route, sesoi: float, between_modes: pd.DataFrame | None, seed: int) -> Answer:
+def modes(
+    study: Study, route: Route, sesoi: float | None, between_modes: pd.DataFrame | None, seed: int
+) -> Answer:
     """Q8: visible - isolated, whether they are equivalent within +-sesoi, and at which level they agree."""
     x = study.differences(*PAIR)
     x = x[~np.isnan(x)]
     n = len(x)
     if n < 2:
-        return untested(f"{n} prompts have both modes", n)
+        return untested(f"{how_many(n, 'prompt')} {verb(n, 'has', 'have')} both modes", n)
     if not x.std(ddof=1) > 0:
         return untested("the difference is the same in all prompts: check your pipeline", n)
     found, method = closed.mean(x), f"paired t-test of {n} prompts"
@@ -37,47 +52,67 @@ def modes(study: Study, route: Route, sesoi: float, between_modes: pd.DataFrame 
         method += f" ({made})"
     if own is not None:
         found, method = own, f"{KENWARD} ({route.why})"
-    flipped, tost = resampling.sign_flip(x, seed), closed.tost(x, sesoi)
+    flipped = resampling.sign_flip(x, seed)
+    spread = float(found.se) * math.sqrt(n)  # of prompts' differences, or what the model makes of them
+    equivalence = _equivalence(found, study.response, sesoi) | _power(spread, n, sesoi)
     details = {
         "sign_flip": {"p": flipped.p, "arrangements": flipped.arrangements, "exact": flipped.exact},
-        "tost": {"bound": sesoi, "p": float(tost.p), "ci90": [float(tost.low), float(tost.high)]},
-        "equivalent": bool(tost.p < effects.ALPHA),
-        "power_of_equivalence": effects.tost_power(float(x.std(ddof=1)), n, sesoi),
-        "detectable": effects.mean_detectable(float(x.std(ddof=1)), n),
+        **equivalence,
+        "detectable": effects.mean_detectable(spread, n),
         "d_z": effects.cohen_d(x),
-        "levels": levels(study, between_modes, bool(tost.p < effects.ALPHA)),
+        "levels": levels(study, between_modes, equivalence["equivalent"]),
         "against_single": {mode: _against_single(study, mode) for mode in study.modes},
-        "warning": too_near(sesoi, log_floor(study), "on the log scale") if study.logs else None,
+        "warning": too_near(sesoi, log_floor(study), "on the log scale") if study.logs and sesoi else None,
     }
-    return t_answer(_of_modes(study, found, details, sesoi), found, method, n, **details)
+    return t_answer(_of_modes(study, found, n, details), found, method, n, **details)
 
 
-def _of_modes(study: Study, found: closed.Mean, details: dict[str, Any], sesoi: float) -> str:
+def _equivalence(found: closed.Mean, response: str, sesoi: float | None) -> dict[str, Any]:
+    """TOST of the contrast that is told, so by its own route."""
+    tost = closed.equivalence(found.estimate, found.se, found.df, sesoi or math.inf)
+    told: dict[str, Any] = {"bound": sesoi, "p": None, "ci90": [float(tost.low), float(tost.high)]}
+    if sesoi is None:
+        why = f"not tested: give the smallest difference of interest (--sesoi), on the scale of {response}"
+        return {"tost": told | {"not_tested": why}, "equivalent": None}
+    return {"tost": told | {"p": float(tost.p)}, "equivalent": bool(tost.p < effects.ALPHA)}
+
+
+def _power(spread: float, n: int, sesoi: float | None) -> dict[str, float | None]:
+    return {"power_of_equivalence": None if sesoi is None else effects.tost_power(spread, n, sesoi)}
+
+
+def _of_modes(study: Study, found: closed.Mean, n: int, details: dict[str, Any]) -> str:
     ends = (float(found.estimate), float(found.low), float(found.high))
     said = f"visible - isolated is {number(ends[0])} (95 % CI {between(*ends[1:])})"
-    within, seen = f"+-{number(sesoi)}", f"a difference of {number(details['detectable'])}"
+    seen = f"a difference of {number(details['detectable'])} or more, either way"
     if study.logs:
         times, low, high = (math.exp(end) for end in ends)
-        interval = f"95 % CI {between(low, high)}"
         what = WORDS.get(study.response, study.response)
-        said = f"In visible mode {what} is {ratio(times)} that in isolated mode ({interval})"
-        within, seen = (
-            percent(math.exp(sesoi) - 1),
-            f"{ratio(math.exp(details['detectable']))} or its inverse",
+        said = (
+            f"In visible mode {what} is {ratio(times)} that in isolated mode (95 % CI {between(low, high)})"
         )
-    p, tost = probability(float(found.p)), f"TOST {probability(details['tost']['p'])}"
-    shown, equivalent = found.p < effects.ALPHA, details["equivalent"]
-    if shown and equivalent:
-        return f"{said}: a difference is shown ({p}), and the modes are equivalent within {within} ({tost})."
-    if shown:
-        return f"{said}: a difference is shown ({p})."
-    if equivalent:
-        return f"{said}: the modes are equivalent within {within} ({tost})."
+        seen = beyond(details["detectable"])
+    test, equivalent = t_test(found, n), _of_equivalence(study, details)
+    if found.p < effects.ALPHA:
+        return f"{said}: a difference is shown ({test}); {equivalent}."
+    if details["equivalent"]:
+        return f"{said}: {equivalent}; a difference was not shown ({test})."
     return (
-        f"{said}: a difference was not shown ({p}), and the design could have seen only {seen} (power 80 %); "
-        f"equivalence within {within} was not shown ({tost}; its power was "
-        f"{percent(details['power_of_equivalence'])})."
+        f"{said}: a difference was not shown ({test}), and the design could have seen only {seen} "
+        f"(power 80 %); {equivalent}."
     )
+
+
+def _of_equivalence(study: Study, details: dict[str, Any]) -> str:
+    tost = details["tost"]
+    if tost["bound"] is None:
+        return f"equivalence was {tost['not_tested']}"
+    within = percent(math.exp(tost["bound"]) - 1) if study.logs else f"+-{number(tost['bound'])}"
+    told = f"TOST {probability(tost['p'])}"
+    if details["equivalent"]:
+        return f"the modes are equivalent within {within} ({told})"
+    power = percent(details["power_of_equivalence"])
+    return f"equivalence within {within} was not shown ({told}; its power was {power})"
 
 
 def _against_single(study: Study, mode: str) -> dict[str, Any] | None:
@@ -109,12 +144,18 @@ def cross_parallel(study: Study, sesoi: float) -> Answer:
     found, above = closed.mean(x), closed.mean(x, null=sesoi)
     p = float(above.greater)
     times, low, high = (math.exp(float(end)) for end in (found.estimate, found.low, found.high))
-    verdict = "shown" if p < effects.ALPHA else "not shown"
+    seen = sesoi + effects.one_sided_detectable(float(x.std(ddof=1)), len(x))
+    test = f"t({number(above.df)}) = {number(above.t)}, one-sided {probability(p)}, {len(x)} prompts"
+    verdict = (
+        f"shown ({test})"
+        if p < effects.ALPHA
+        else f"not shown ({test}), and the design could have shown it only of {ratio(math.exp(seen))} or "
+        "more (power 80 %)"
+    )
     plain = on_prompts(study, "cross_parallel_plain", ("visible",))
     return Answer(
         f"A sibling receives {ratio(times)} the attention of a context key at the same place "
-        f"(95 % CI {between(low, high)}): more than {ratio(math.exp(sesoi))} is {verdict} "
-        f"({probability(p)}, {len(x)} prompts).",
+        f"(95 % CI {between(low, high)}): more than {ratio(math.exp(sesoi))} is {verdict}.",
         f"t-test of {len(x)} prompt means, one-sided against {number(sesoi)}",
         len(x),
         float(found.estimate),
@@ -126,6 +167,7 @@ def cross_parallel(study: Study, sesoi: float) -> Answer:
             "ratio_ci": [low, high],
             "t": float(above.t),
             "bound": sesoi,
+            "detectable": seen,
             "plain": float(plain.mean()) if len(plain) else None,
             "causal": _mean_ratio(study, "causal"),
         },
@@ -153,7 +195,8 @@ def logits(study: Study, between_modes: pd.DataFrame | None, bound: float = KL_B
     rows = between_modes.assign(log1p_kl=np.log1p(between_modes["kl"].clip(lower=0.0)))
     x = per_prompt(study, rows, "log1p_kl")
     if len(x) < 2:
-        return untested(f"{len(x)} prompts have logits of both modes", len(x))
+        have = verb(len(x), "has", "have")
+        return untested(f"{how_many(len(x), 'prompt')} {have} logits of both modes", len(x))
     if not x.std(ddof=1) > 0:
         why = "all divergences are 0" if not x.any() else "the divergence is the same in all prompts"
         return untested(f"{why}: check your pipeline", len(x))
@@ -161,11 +204,12 @@ def logits(study: Study, between_modes: pd.DataFrame | None, bound: float = KL_B
     ends = closed.tost(x, 1.0)  # the ends of the 90 % interval are one-sided 95 % bounds
     lower, upper = math.expm1(float(ends.low)), math.expm1(float(ends.high))
     kl, p = math.expm1(float(found.estimate)), float(limit.less)
-    verdict, noise = "shown" if p < effects.ALPHA else "not shown", floor(study).get("kl")
-    beyond = "noise floor not measured" if noise is None else f"noise floor {number(noise)} nat"
+    power = effects.one_sided_power(float(x.std(ddof=1)), len(x), math.log1p(bound))
+    noise = floor(study).get("kl")
+    told = "noise floor not measured" if noise is None else f"noise floor {number(noise)} nat"
     return Answer(
-        f"Next-token distributions of the modes differ by {number(kl)} nat (KL; 95 % bound {number(upper)}): "
-        f"less than {number(bound)} nat is {verdict} ({probability(p)}; {beyond}).",
+        f"Next-token distributions of the modes differ by {number(kl)} nat (KL of isolated from visible; 95 "
+        f"% upper bound {number(upper)}, {len(x)} prompts): {_of_bound(bound, lower, p, power)}; {told}.",
         f"one-sided t-test of {len(x)} prompt means of log(1 + KL)",
         len(x),
         kl,
@@ -176,11 +220,25 @@ def logits(study: Study, between_modes: pd.DataFrame | None, bound: float = KL_B
             "bound": bound,
             "upper": upper,
             "lower": lower,
+            "power": power,
             "max": float(rows["kl_max" if "kl_max" in rows.columns else "kl"].max()),
             "beside": _beside(study, rows),
             "noise_floor": dict(floor(study)),
             "warning": too_near(bound, noise, "nat"),
         },
+    )
+
+
+def _of_bound(bound: float, lower: float, p: float, power: float) -> str:
+    """On which side of the bound the divergence is shown to be, or how likely that was to be seen."""
+    if lower > bound:
+        return f"more than {number(bound)} nat is shown (one-sided 95 % lower bound {number(lower)})"
+    if p < effects.ALPHA:
+        return f"less than {number(bound)} nat is shown (one-sided {probability(p)})"
+    return (
+        f"neither less nor more than {number(bound)} nat is shown (one-sided {probability(p)} and 95 % lower "
+        f"bound {number(max(lower, 0.0))}; if there is no divergence, the power to show less was "
+        f"{percent(power)})"
     )
 
 

@@ -1,14 +1,29 @@
 """Questions about prompts: how large (Q1), how different (Q2), which are odd (Q3), what of a new one (Q7)."""
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from ..words import how_many
 from . import baselines, closed, effects, resampling
-from .questions import Answer, between, number, percent, probability, ratio, t_answer, untested
+from .questions import (
+    Answer,
+    between,
+    beyond,
+    number,
+    percent,
+    probability,
+    ratio,
+    t_answer,
+    t_test,
+    untested,
+    verb,
+)
 from .routes import KENWARD, Route, intercept, model
 from .study import Study, mean_over, on_prompts
 
@@ -18,6 +33,8 @@ Array = npt.NDArray[np.floating[Any]]
 
 SKEWED = 1.0
 WIDER = 1.01
+NESTED = "these_categories and new_categories take seeds for nested, and here they act alike in all prompts"
+ODD_IF_SKEWED = "; prompts are skewed, and then a prompt that belongs to them is often called odd"
 LEAST_FOR_PREDICTION = 6
 LEAST_FOR_OUTLIERS = 4
 SHIFTS = (3, 4, 5, 6)
@@ -34,9 +51,28 @@ def downweighting(study: Study, route: Route, seed: int = 0) -> Answer:
         method += f" ({made})"
     elif made is not None and not (study.complete and _as_wide(intercept(made), found)):
         found, method = intercept(made), f"{KENWARD} ({route.why})"
-    details = {"route": method, "scale": "log" if study.logs else "as given"} | _beside(study, x, found, seed)
-    made_of = t_answer(_of_mean(study, found, details["detectable"]), found, method, n, **details)
-    return _widest(made_of, study.logs) if details["skewed"] else made_of
+    details = {"route": method, "scale": "log" if study.logs else "as given"} | _beside(study, x, seed)
+    if details["skewed"]:
+        found, method, details = _skewed(found, method, details)
+    if not study.logs:
+        return _of_mean(study, found, method.replace("t-test", "t interval"), details)
+    details |= {"ratio": math.exp(found.estimate), "ratio_ci": [math.exp(found.low), math.exp(found.high)]}
+    if route.crossed:
+        details |= {"note": NESTED}
+    return t_answer(_of_ratio(study, found, details), found, method, n, **details)
+
+
+def _skewed(
+    found: closed.Mean, method: str, details: dict[str, Any]
+) -> tuple[closed.Mean, str, dict[str, Any]]:
+    """Interval and p, both from the wider of t and bootstrap-t; the other stays in the details."""
+    other = details["bootstrap_t"]
+    if other["high"] - other["low"] <= found.high - found.low:
+        return found, method, details
+    kept = {"low": float(found.low), "high": float(found.high), "p": float(found.p)}
+    low, high, p = (np.asarray(other[name]) for name in ("low", "high", "p"))
+    how = f"{method}; interval and p by bootstrap-t, prompts being skewed"
+    return replace(found, low=low, high=high, p=p), how, details | {"t_test": kept, "by_bootstrap": True}
 
 
 def _as_wide(one: closed.Mean, other: closed.Mean) -> bool:
@@ -44,24 +80,28 @@ def _as_wide(one: closed.Mean, other: closed.Mean) -> bool:
     return bool(one.high - one.low < WIDER * (other.high - other.low))
 
 
-def _beside(study: Study, x: Array, found: closed.Mean, seed: int) -> dict[str, Any]:
+def _beside(study: Study, x: Array, seed: int) -> dict[str, Any]:
     """What stands beside the mean: other readings, skewness, other estimands, each mode and prompt."""
-    skewness = float(stats.skew(x, bias=False)) if len(x) > 2 else 0.0
     details: dict[str, Any] = {
-        "skewness": skewness,
-        "skewed": len(x) >= 5 and abs(skewness) > SKEWED,
-        "bootstrap_t": resampling.bootstrap_t(x, seed) if len(x) >= 5 else None,
-        "detectable": effects.mean_detectable(float(x.std(ddof=1)), len(x)),
+        "skewness": _skewness(x),
+        "skewed": _is_skewed(x),
+        "bootstrap_t": asdict(resampling.bootstrap_t(x, seed)) if len(x) >= 5 else None,
+        "detectable": effects.mean_detectable(float(x.std(ddof=1)), len(x)) if study.logs else None,
         "by_mode": {mode: _of_mode(study, mode) for mode in dict.fromkeys(study.frame["mode"])},
         "prompts": _table(study, x),
     }
-    if study.logs:
-        ends = (float(found.low), float(found.high))
-        details |= {"ratio": math.exp(found.estimate), "ratio_ci": [math.exp(end) for end in ends]}
     if 1 < len(study.categories) < len(x):
         details["these_categories"] = baselines.interval(closed.category_mean(x, study.codes))
         details["new_categories"] = baselines.interval(closed.new_category_mean(x, study.codes))
     return details | baselines.beside(study)
+
+
+def _skewness(x: Array) -> float:
+    return float(stats.skew(x, bias=False)) if len(x) > 2 else 0.0
+
+
+def _is_skewed(x: Array) -> bool:
+    return len(x) >= 5 and abs(_skewness(x)) > SKEWED
 
 
 def _of_mode(study: Study, mode: str) -> dict[str, float] | None:
@@ -79,37 +119,48 @@ def _table(study: Study, x: Array) -> list[dict[str, Any]]:
     ]
 
 
-def _of_mean(study: Study, found: closed.Mean, detectable: float) -> str:
+def _of_ratio(study: Study, found: closed.Mean, details: Mapping[str, Any]) -> str:
     """Parallel tokens receive 0.62x the attention ..."""
-    rests = f"t({number(found.df)}) = {number(found.t)}, {probability(found.p)}, {len(study.prompts)} prompts"
+    times, ends = ratio(math.exp(found.estimate)), between(math.exp(found.low), math.exp(found.high))
+    said = f"The mean of {study.response} {_over(study.modes)} is {times}"
     if study.response == "downweighting":
-        ends = between(math.exp(found.low), math.exp(found.high))
-        return (
-            f"Parallel tokens receive {ratio(math.exp(found.estimate))} the attention of single tokens "
-            f"at the same distance (95 % CI {ends}, {rests}): {_verdict(found, detectable)}."
-        )
-    ends = between(found.low, found.high)
-    return f"The mean of {study.response} is {number(found.estimate)} (95 % CI {ends}, {rests})."
+        which = _over(study.modes, "mean of")
+        said = f"Parallel tokens receive {times} the attention of single tokens at the same distance, {which}"
+    rests, n = t_test(found, len(study.prompts)), how_many(len(study.prompts), "prompt")
+    if details.get("by_bootstrap"):
+        rests = f"{probability(found.p)} by bootstrap-t, {n}, which are skewed"
+    return f"{said} (95 % CI {ends}, {rests}): {_verdict(found, details['detectable'])}."
+
+
+def _of_mean(study: Study, found: closed.Mean, method: str, details: dict[str, Any]) -> Answer:
+    """What is no log of a ratio has an interval; against 0 there is nothing to test."""
+    n, ci = len(study.prompts), (float(found.low), float(found.high))
+    return Answer(
+        f"The mean of {study.response} {_over(study.modes)} is {number(found.estimate)} "
+        f"(95 % CI {between(*ci)}, {how_many(n, 'prompt')}).",
+        method,
+        n,
+        float(found.estimate),
+        ci,
+        float(found.df),
+        None,
+        {"se": float(found.se), **details},
+    )
+
+
+def _over(modes: Sequence[str], word: str = "over") -> str:
+    """In isolated mode; over isolated and visible."""
+    return f"in {modes[0]} mode" if len(modes) == 1 else f"{word} {', '.join(modes[:-1])} and {modes[-1]}"
 
 
 def _verdict(found: closed.Mean, detectable: float) -> str:
     """Which way, or what could have been seen."""
     if found.p < effects.ALPHA:
         return f"{'less' if found.estimate < 0 else 'more'} than 1x is shown"
-    seen = ratio(math.exp(-detectable))
-    return f"a difference from 1x was not shown, and the design could have seen only {seen} (power 80 %)"
-
-
-def _widest(answer: Answer, logs: bool) -> Answer:
-    """With skewed prompts the wider of t and bootstrap-t is the headline; the other is in the details."""
-    ci, other = answer.ci, answer.details["bootstrap_t"]
-    if ci is None or other[1] - other[0] <= ci[1] - ci[0]:
-        return answer
-    shown = [math.exp(end) for end in other] if logs else other
-    sentence = f"{answer.sentence} Prompts are skewed: bootstrap-t gives {between(*shown)} instead."
-    details = {**answer.details, "t_ci": ci} | ({"ratio_ci": shown} if logs else {})
-    method = f"{answer.method}; interval by bootstrap-t, prompts being skewed"
-    return Answer(sentence, method, answer.n, answer.estimate, other, answer.df, answer.p, details)
+    return (
+        f"a difference from 1x was not shown, and the design could have seen only {beyond(detectable)} "
+        "(power 80 %)"
+    )
 
 
 def outliers(study: Study) -> Answer:
@@ -136,7 +187,7 @@ def outliers(study: Study) -> Answer:
     ]
     return Answer(
         f"{_flagged(sides)} (smallest Bonferroni {probability(float(p.min()))}); one odd prompt is found "
-        f"with a power of {finds}.",
+        f"with a power of {finds}{ODD_IF_SKEWED if flagged and _is_skewed(x) else ''}.",
         "externally studentised prompt means, Bonferroni",
         n,
         float(len(flagged)),
@@ -175,20 +226,26 @@ def generalisation(study: Study) -> Answer:
     x, n = study.means, len(study.prompts)
     if n < LEAST_FOR_PREDICTION:
         return untested(f"{n} prompts say too little of a new one ({LEAST_FOR_PREDICTION} are needed)", n)
+    if not x.std(ddof=1) > 0:
+        return untested("all prompts have the same mean: check your pipeline", n)
     low, high, below = (float(value) for value in closed.prediction(x))
     shown = [math.exp(end) for end in (low, high)] if study.logs else [low, high]
     left = _without_categories(study, x)
-    unit, nothing = ("x", "1x") if study.logs else ("", "0")
+    said = f"A new prompt is expected at {between(*shown)}{'x' if study.logs else ''} (95 %, {n} prompts)"
+    chance = f"; it is below 1x with probability {number(below)}" if study.logs else ""
     return Answer(
-        f"A new prompt is expected at {between(*shown)}{unit} (95 %); "
-        f"it is below {nothing} with probability {number(below)}.",
+        f"{said}{chance}.",
         "t prediction interval over prompt means",
         n,
         float(x.mean()),
         (low, high),
         float(n - 1),
         None,
-        {"below_zero": below, "interval_shown": shown, "leave_one_category_out": left},
+        {
+            "below_zero": below if study.logs else None,
+            "interval_shown": shown,
+            "leave_one_category_out": left,
+        },
     )
 
 
@@ -208,7 +265,8 @@ def over_steps(study: Study) -> Answer:
         return untested("the frame has no column 'slope'")
     x = on_prompts(study, "slope")
     if len(x) < 2:
-        return untested(f"{len(x)} prompts have the three steps that a slope needs", len(x))
+        have = verb(len(x), "has", "have")
+        return untested(f"{how_many(len(x), 'prompt')} {have} the three steps that a slope needs", len(x))
     if not x.std(ddof=1) > 0:
         return untested("all prompts have the same slope: check your pipeline", len(x))
     found = closed.mean(x)
@@ -217,8 +275,7 @@ def over_steps(study: Study) -> Answer:
     verdict = (
         f"a {'fall' if found.estimate < 0 else 'rise'} over steps is shown"
         if found.p < effects.ALPHA
-        else f"no change was shown, and the design could have seen only {ratio(math.exp(seen))} a step "
-        "(power 80 %)"
+        else f"no change was shown, and the design could have seen only {beyond(seen)} a step (power 80 %)"
     )
     return t_answer(
         f"The attention of parallel over that of single tokens changes by {ratio(times)} a step "

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
-from .answers import SESOI, Answers, answer
+from .answers import Answers, answer
 from .axes import Row, compare
 from .gate import Check
 from .questions import plain
@@ -86,7 +86,7 @@ def report(
     at: Mapping[str, Any] | None = None,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
-    sesoi: float = SESOI,
+    sesoi: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:

@@ -185,8 +185,17 @@ def seed_labels(x: Array, seed: int = 0, draws: int = 5_000) -> Resampled:
     return _counted(np.sum(drawn.sum(axis=1) ** 2, axis=1), float(np.sum(rest.sum(axis=0) ** 2)), exact=False)
 
 
-def bootstrap_t(x: Array, seed: int = 0, draws: int = 4_999) -> tuple[float, float]:
-    """A 95 % interval of the mean of x (prompts,) that allows for skew: studentised bootstrap."""
+@dataclass(frozen=True, slots=True)
+class Bootstrapped:
+    """The 95 % interval of a mean, and the two-sided p of its being 0."""
+
+    low: float
+    high: float
+    p: float
+
+
+def bootstrap_t(x: Array, seed: int = 0, draws: int = 4_999) -> Bootstrapped:
+    """The mean of x (prompts,) with an allowance for skew: studentised bootstrap."""
     n = len(x)
     drawn = x[np.random.default_rng([seed, 4]).integers(0, n, size=(draws, n))]
     se = drawn.std(axis=1, ddof=1) / np.sqrt(n)
@@ -194,4 +203,7 @@ def bootstrap_t(x: Array, seed: int = 0, draws: int = 4_999) -> tuple[float, flo
     t = (drawn.mean(axis=1)[usable] - x.mean()) / se[usable]
     low, high = np.quantile(t, [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
     own = x.std(ddof=1) / np.sqrt(n)
-    return float(x.mean() - low * own), float(x.mean() - high * own)
+    seen = x.mean() / own
+    side = min(int(np.sum(t >= seen)), int(np.sum(t <= seen)))
+    p = min(1.0, 2 * (side + 1) / (t.size + 1))
+    return Bootstrapped(float(x.mean() - low * own), float(x.mean() - high * own), p)

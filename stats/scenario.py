@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from . import closed
+from .effects import ALPHA
 from .questions import Answer, between, number, plain
 from .questions_modes import per_prompt
 from .study import Study
@@ -56,6 +57,11 @@ class Scenario:
 
 def verdict(study: Study, answers: Mapping[str, Answer], between_modes: pd.DataFrame | None) -> Scenario:
     """Which scenario the answers speak for; undetermined where one they need was not tested."""
+    if not study.logs:
+        reason = f"it is about attention, not about {study.response}"
+        return Scenario(
+            "undetermined", f"Undetermined: {reason}.", {}, None, f"No mode can be recommended: {reason}."
+        )
     mode, why = _default(answers["modes"])
     missing = [key for key in ("cross_parallel", "logits") if answers[key].not_tested]
     if missing:
@@ -147,7 +153,7 @@ def _default(answer: Answer) -> tuple[str | None, str]:
             f"Take isolated: the modes are equivalent within the bound ({numbers}), and in isolated mode "
             "no token depends on which siblings were taken."
         )
-    if answer.p < 0.05:
+    if answer.details.get("p_holm", answer.p) < ALPHA:
         return "isolated", (
             f"Take isolated, and report visible beside it: the choice changes the result ({numbers}), and in "
             "isolated mode no token depends on which siblings were taken."

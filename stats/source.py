@@ -67,16 +67,21 @@ def opened(source: Any, layers: Sequence[int] | None = None, heads: Sequence[int
 
 def _of_frame(name: str, frame: pd.DataFrame) -> Source:
     names = [str(column) for column in frame.columns if column in SWEPT]
-    axes = {column: tuple(frame[column].dropna().unique().tolist()) for column in names}
-    axes = {column: values for column, values in axes.items() if values}
+    axes = {column: _values(frame[column]) for column in names}
 
     def rows(point: Point) -> pd.DataFrame:
         here = np.ones(len(frame), dtype=bool)
         for column, value in point.items():
-            here &= (frame[column] == value).to_numpy(dtype=bool)
+            of = frame[column]
+            here &= (of.isna() if value is None else of == value).to_numpy(dtype=bool)
         return frame[here]
 
     return Source(name, axes, lambda point, _: Part(rows(point)), lambda point: len(rows(point)))
+
+
+def _values(column: "pd.Series[Any]") -> tuple[Any, ...]:
+    """Values of an axis in their order; none (no pruning, say) is one."""
+    return tuple(dict.fromkeys(None if pd.isna(value) else value for value in column.tolist()))
 
 
 def _of_cube(cube: xr.Dataset, layers: Sequence[int] | None, heads: Sequence[int] | None) -> Source:

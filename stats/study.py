@@ -13,9 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ..dataset.grid import SWEPT
 from ..errors import BadInput
+from ..words import how_many
 
-__all__ = ["LOGS", "PAIR", "Study", "keep", "mean_over", "must_have", "on_prompts", "read", "settled"]
+__all__ = [
+    *("LOGS", "PAIR", "Study", "keep", "lacks", "mean_over"),
+    *("must_have", "on_prompts", "per_seed", "read", "reason_of", "settled"),
+]
 
 Array = npt.NDArray[np.floating[Any]]
 Codes = npt.NDArray[np.integer[Any]]
@@ -23,6 +28,7 @@ Codes = npt.NDArray[np.integer[Any]]
 KEYS = ("prompt", "category", "seed", "mode")
 PAIR = ("isolated", "visible")
 BASELINE = "single"
+MOST_LOG = 100.0  # e^100: no two weights are so far apart
 LOGS = ("downweighting", "downweighting_per_set", "cross_parallel", "cross_parallel_plain")
 
 
@@ -79,7 +85,8 @@ class Study:
             pd.Index(self.seeds).get_indexer(pd.Index(rows["seed"])),
             pd.Index(modes).get_indexer(pd.Index(rows["mode"])),
         )
-        values[where] = np.asarray(rows[column], dtype=np.float64)
+        told = np.asarray(rows[column], dtype=np.float64)
+        values[where] = np.where(np.isfinite(told), told, np.nan)  # the response was looked at already
         return mean_over(values, 1)[:, None] if self.copies else values
 
     def differences(self, one: str, other: str) -> Array:
@@ -120,22 +127,28 @@ def read(frame: pd.DataFrame, response: str = "downweighting") -> Study:
 
 
 def must_have(frame: pd.DataFrame, names: Iterable[str]) -> None:
-    """Refuse a frame that lacks a column, with the nearest that it has."""
+    """Refuse a frame that lacks columns, with the nearest to a single one that it has."""
     there = [str(name) for name in frame.columns]
-    for name in names:
-        if name not in there:
-            near = difflib.get_close_matches(name, there, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(there) or 'none'}"
-            raise BadInput(f"the frame has no column {name!r}: {hint}")
+    lacking = [name for name in names if name not in there]
+    near = difflib.get_close_matches(lacking[0], there, n=1) if len(lacking) == 1 else []
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(there) or 'none'}"
+    if lacking:
+        told = f"column{'s' * (len(lacking) > 1)} {', '.join(map(repr, lacking))}"
+        raise BadInput(f"the frame has no {told}: {hint}")
 
 
 def _must_be_numbers(frame: pd.DataFrame, name: str) -> None:
     column = frame[name]
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
-        odd = [value for value in column if not isinstance(value, int | float) or isinstance(value, bool)]
-        if not odd:
+        own = column.astype(object)
+        truths = own.map(lambda value: isinstance(value, bool))
+        odd = np.flatnonzero((pd.to_numeric(own, errors="coerce").isna() & own.notna()) | truths)
+        if not len(odd):
             raise BadInput(f"column {name!r} is of type {column.dtype}: convert it with pandas.to_numeric")
-        raise BadInput(f"column {name!r} holds {odd[0]!r}, which is no number: it must be numeric")
+        row, value = odd[0] + 1, own.iloc[odd[0]]
+        raise BadInput(
+            f"row {row} of column {name!r} holds {value!r}, which is no number: it must be numeric"
+        )
 
 
 def _must_be_finite(frame: pd.DataFrame, response: str) -> None:
@@ -145,6 +158,8 @@ def _must_be_finite(frame: pd.DataFrame, response: str) -> None:
         raise BadInput(
             f"response {response!r} is infinite in {infinite} of {len(frame)} rows: leave them missing"
         )
+    if response in LOGS and column.abs().max() > MOST_LOG:
+        raise BadInput(f"response {response!r} reaches {column.abs().max():.3g}: that is no log of a ratio")
 
 
 def _must_be_one_each(frame: pd.DataFrame) -> None:
@@ -157,10 +172,9 @@ def _must_be_one_each(frame: pd.DataFrame) -> None:
     rows = frame.groupby(["prompt", "seed", "mode"]).size()
     if (rows > 1).any():
         prompt, seed, mode = rows.index.tolist()[int(rows.argmax())]
-        raise BadInput(
-            f"prompt {prompt}, seed {seed}, mode {mode} has {rows.max()} rows: "
-            "choose one value of each swept axis first"
-        )
+        swept = [name for name in SWEPT if name in frame.columns and frame[name].nunique() > 1]
+        right = f"choose one value of {', '.join(swept)} first" if swept else "an experiment has one"
+        raise BadInput(f"prompt {prompt}, seed {seed}, mode {mode} has {rows.max()} rows: {right}")
 
 
 def keep(study: Study, prompts: Iterable[str]) -> Study:
@@ -175,12 +189,38 @@ def keep(study: Study, prompts: Iterable[str]) -> Study:
     )
 
 
+def lacks(rows: pd.DataFrame, response: str) -> str:
+    """How many values one prompt's rows lack, and why: 2 of its 10 experiments have no value: ..."""
+    if rows.empty:
+        return "it has no experiment in the compared modes"
+    lacking = rows[rows[response].isna()]
+    have, why = "has" if len(lacking) == 1 else "have", reason_of(lacking)
+    said = f"{len(lacking)} of its {how_many(len(rows), 'experiment')} {have} no value"
+    return f"{said}: {why}" if why else said
+
+
+def reason_of(rows: pd.DataFrame) -> str:
+    """Why most values are missing; empty where the frame does not say so."""
+    if "reason" not in rows.columns:
+        return ""
+    told = rows["reason"].astype(str)
+    told = told[~told.isin(["", "nan", "None"])]
+    return str(told.value_counts().index[0]) if len(told) else ""
+
+
 def mean_over(values: Array, axis: int) -> Array:
     """Means of what is there; NaN, and no warning, where nothing is."""
     there = ~np.isnan(values)
     count = there.sum(axis=axis)
     total = np.where(there, values, 0.0).sum(axis=axis)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def per_seed(y: Array) -> Array:
+    """(prompts, seeds) means over modes; a seed that lacks a mode is not shifted by its effect."""
+    whole = y[~np.isnan(y).any(axis=2)]
+    shift = whole.mean(axis=0) - whole.mean() if len(whole) else np.zeros(y.shape[2])
+    return mean_over(y - shift, 2)
 
 
 def settled(y: Array) -> Array:

@@ -211,7 +211,8 @@ def _part(
         return tuple(sorted(set(captured) & {int(i) for i in np.atleast_1d(here)}))
     if not asked or set(asked) - set(captured):
         told = f"{min(captured)} to {max(captured)}" if captured else "none"
-        raise BadInput(f"{name}: {list(asked)} are not among those captured ({told})")
+        odd = sorted(set(asked) - set(captured))
+        raise BadInput(f"{name}: {', '.join(map(str, odd[:5])) or 'none'} not among those captured ({told})")
     return tuple(sorted(set(asked)))
 
 

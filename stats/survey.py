@@ -11,7 +11,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
+
 from ..dataset.cube import Index
+from ..dataset.verify import missing_shards
 from ..errors import DamagedError
 from . import cache, findings
 from .findings import Record
@@ -175,10 +178,23 @@ def _each(subjects: Subjects, tasks: list[_Task], threads: int) -> Any:
 def _measure(subjects: Subjects, task: _Task, stop: Event) -> Survey:
     group = [subjects.experiment(index) for index in task.indices]
     try:
+        for of in group:
+            _must_be_whole(subjects, of)
         return _measured(subjects, group, task.pairs, stop)
     except DamagedError as error:
         names = "; ".join(subjects.cube.name(index) for index in task.indices)
         raise DamagedError(f"{error} (in {names}); tempo-stats verify says what is damaged") from error
+
+
+def _must_be_whole(subjects: Subjects, of: Experiment) -> None:
+    """A lost shard reads as values that are not there, which no measure could tell from those."""
+    needed: dict[str, Sequence[int]] = {
+        str(subjects.attention): np.flatnonzero(of.layout.kept).tolist(),
+        "logits": range(of.small["width"].size - 1),  # the last set has no readout
+    }
+    for name, variable in subjects.cube.data.items():
+        if lost := missing_shards(subjects.cube, of.index, variable, needed.get(name, ())):
+            raise DamagedError(lost[0])
 
 
 def _measured(

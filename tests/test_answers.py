@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from scipy import stats
 
 from tempocube.dataset.reading import open_cube
 from tempocube.dataset.scenarios import SCENARIOS, Design, Effects, frame
@@ -18,6 +19,7 @@ from tempocube.errors import BadInput
 from tempocube.stats import measures
 from tempocube.stats.answers import CONFIRMATORY, Answers, answer
 from tempocube.stats.gate import ANSWERS
+from tempocube.stats.questions import between, beyond
 
 HERE = Path(__file__).parent / "reference"
 CLUSTER = json.loads((HERE / "refs_cluster.json").read_text())["cluster"]
@@ -119,7 +121,7 @@ def test_rows_may_come_in_any_order() -> None:
 @pytest.mark.parametrize("name", CLUSTER)
 def test_a_plain_frame_gives_the_references_numbers(name: str) -> None:
     made = pd.read_csv(HERE / f"{name}.csv")
-    told, found = CLUSTER[name], answer(made, "y", sesoi=0.1).answers
+    told, found = CLUSTER[name], answer(made.rename(columns={"y": "downweighting"}), sesoi=0.1).answers
     first = found["downweighting"]
     assert first.estimate == pytest.approx(told["mean"], abs=1e-9)
     assert first.ci == pytest.approx(told["t_df9"]["ci"], abs=1e-8)
@@ -136,8 +138,8 @@ def test_a_plain_frame_gives_the_references_numbers(name: str) -> None:
 
 
 def test_both_routes_agree_where_both_are_right() -> None:
-    made = pd.read_csv(HERE / "design_balanced.csv")
-    whole, gap = answer(made, "y").answers, answer(made.drop(index=7), "y").answers
+    made = pd.read_csv(HERE / "design_balanced.csv").rename(columns={"y": "downweighting"})
+    whole, gap = answer(made).answers, answer(made.drop(index=7)).answers
     for key in ("downweighting", "category", "modes"):
         assert "REML" not in whole[key].method
         assert "Kenward-Roger" in gap[key].method
@@ -240,9 +242,9 @@ def test_skewed_prompts_get_the_wider_interval_first() -> None:
     first = answer(made).answers["downweighting"]
     assert abs(first.details["skewness"]) > 1
     width = first.ci[1] - first.ci[0]
-    for other in ("bootstrap_t", "t_ci"):
-        if other in first.details:
-            assert width >= first.details[other][1] - first.details[other][0] - 1e-12
+    for other in (first.details["bootstrap_t"], first.details.get("t_test", first.details["bootstrap_t"])):
+        assert width >= other["high"] - other["low"] - 1e-12
+    assert (first.p < 0.05) == (first.ci[0] > 0 or first.ci[1] < 0)
 
 
 def test_an_odd_prompt_is_named() -> None:
@@ -314,3 +316,114 @@ def test_a_comparison_of_modes_that_is_none_is_refused_in_one_line() -> None:
 def test_text_in_any_measure_is_refused_by_its_name() -> None:
     with pytest.raises(BadInput, match="column 'slope' holds 'steep', which is no number"):
         answer(simulated().assign(slope="steep"))
+
+
+# --- what a sentence says, and what it must not
+
+
+def test_a_test_that_holm_takes_back_says_so() -> None:
+    made = simulated()
+    means = made.groupby("prompt")["downweighting"].mean()
+    shift = 2.6 * means.std() / math.sqrt(10) - means.mean()  # t(9) = 2.6, p = 0.029
+    found = answer(made.assign(downweighting=made["downweighting"] + shift)).answers["downweighting"]
+    assert found.p == pytest.approx(0.0287, abs=1e-3)
+    assert found.sentence.endswith(
+        "more than 1x is shown; Holm over the 3 confirmatory tests: p = 0.086, "
+        "so that with all of them it is not shown."
+    )
+
+
+def test_the_down_weighting_says_which_modes_it_is_a_mean_of() -> None:
+    said = answer(simulated()).answers["downweighting"].sentence
+    assert " at the same distance, mean of isolated and visible (95 % CI " in said
+    alone = answer(simulated(modes=("isolated",))).answers["downweighting"].sentence
+    assert " at the same distance, in isolated mode (95 % CI " in alone
+
+
+def test_scatter_of_prompt_means_is_told_apart_from_prompts() -> None:
+    made = simulated()
+    level = made.groupby("prompt")["downweighting"].transform("mean")
+    made["downweighting"] -= 0.9 * (
+        level - level.mean()
+    )  # less than seeds and modes alone would scatter them
+    seeds = answer(made).answers["prompt_variance"]
+    assert seeds.sentence.startswith("Prompt means scatter with an SD of ")
+    assert seeds.sentence.endswith(
+        "no difference between prompts beyond what their seeds and modes explain is seen (variance 0)."
+    )
+    assert seeds.details["sd_beyond_seeds"] == 0
+    prompts = answer(simulated()).answers["prompt_variance"]
+    own = math.sqrt(prompts.details["components"]["prompt"])
+    assert prompts.sentence.endswith(
+        f"beyond what seeds and modes explain prompts differ with an SD of {own:.3g}."
+    )
+
+
+def test_equivalence_and_difference_of_modes_are_of_one_route() -> None:
+    found = answer(simulated(Effects(missing=0.15, mode={"visible": 0.3}))).answers["modes"]
+    low, high = found.details["tost"]["ci90"]
+    assert "Kenward-Roger" in found.method
+    assert (low + high) / 2 == pytest.approx(found.estimate)
+    ends = found.estimate + found.details["se"] * stats.t.ppf(0.95, found.df) * np.array([-1, 1])
+    assert [low, high] == pytest.approx(ends.tolist())
+    assert f"a difference is shown (t({found.df:.3g}) = " in found.sentence
+    assert ", 10 prompts); equivalence within 10 % was not shown (TOST p = " in found.sentence
+
+
+def test_a_mean_that_is_no_ratio_is_not_tested_against_0() -> None:
+    made = simulated(Effects(mean=578.6)).rename(columns={"downweighting": "rt"}).assign(slope=1.0)
+    made["cross_parallel"] = 0.1
+    found = answer(made, "rt")
+    no_p(found, "effect_size", "cross_parallel", "over_steps", "logits", "maps")
+    assert found.answers["maps"].not_tested == "it is about attention, not about rt"
+    assert found.answers["effect_size"].not_tested == "the mean of rt against 0 is no effect"
+    first = found.answers["downweighting"]
+    assert first.sentence.startswith("The mean of rt over isolated and visible is 579 (95 % CI ")
+    assert (first.p, first.not_tested) == (None, None)
+    assert " p " not in first.sentence
+    assert not any(check.check == "too perfect" for check in found.gate)
+    assert "p_holm" not in first.details
+    assert "below" not in found.answers["generalisation"].sentence
+    assert (
+        "give the smallest difference of interest (--sesoi), on the scale of rt"
+        in found.answers["modes"].sentence
+    )
+    assert found.answers["modes"].details["equivalent"] is None
+    given = answer(made, "rt", sesoi=5.0).answers["modes"]
+    assert "equivalent within +-5 (TOST p < 0.001)" in given.sentence
+
+
+def test_maps_at_several_values_of_an_axis_are_refused() -> None:
+    made = simulated()
+    given = maps_of(made, np.zeros((2, 2)))
+    with pytest.raises(
+        BadInput, match="2 values of threshold: choose one value of each swept axis of the maps"
+    ):
+        answer(made, maps=xr.concat([given, given], "threshold"))
+    one = answer(made, maps=given.expand_dims("threshold")).answers["maps"]
+    assert one.estimate == answer(made, maps=given).answers["maps"].estimate
+    lost = answer(made, maps=given.assign_coords(prompt=[f"q{i}" for i in range(10)])).answers["maps"]
+    assert lost.not_tested == "0 prompts have maps, 4 are needed"
+
+
+def test_where_nothing_is_shown_it_is_said_what_could_have_been() -> None:
+    made = simulated()
+    random = np.random.default_rng(2)
+    made["cross_parallel"] = np.where(made["mode"] == "visible", random.normal(0, 0.5, len(made)), np.nan)
+    found = answer(made).answers
+    cross = found["cross_parallel"]
+    seen = math.exp(cross.details["detectable"])
+    assert f"the design could have shown it only of {seen:#.3g}x or more (power 80 %)" in cross.sentence
+    seeds = found["seeds"]
+    told = (
+        f"the design could have seen only an SD of {seeds.details['detectable']:.3g} on the log scale or more"
+    )
+    assert told in seeds.sentence
+    assert " or less, or " in found["downweighting"].sentence
+
+
+def test_numbers_that_are_not_1_do_not_look_like_it() -> None:
+    assert between(0.51, 0.9996) == "0.510 to 0.9996"
+    assert between(1.0004, 1.3) == "1.0004 to 1.30"
+    assert between(0.9, 1.0) == "0.900 to 1.00"
+    assert beyond(0.457) == "0.633x or less, or 1.58x or more"

@@ -61,7 +61,7 @@ BAD = {
     ("c.csv", "--layers", "one"): "--layers one: write numbers and ranges, such as 0,2,5-7",
     ("c.csv", "--sesoi", "-1"): "sesoi=-1.0: the smallest difference of interest is a number above 0",
     ("c.csv", "--response", "widht"): "the frame has no column 'widht': did you mean 'width'?",
-    ("c.csv", "--only", "mode"): "there is no answer 'mode'",
+    ("c.csv", "--only", "mode"): "--only mode: there is no such answer; there are downweighting",
 }
 
 

@@ -169,9 +169,9 @@ def compared(noise: dict[str, float], **columns: Any) -> Answers:
     made = frame(Design(), Effects(mode={"visible": -0.2}), seed=3)
     pairs = made.loc[made["mode"] == "visible", ["prompt", "category", "seed"]].reset_index(drop=True)
     random = np.random.default_rng(2)
-    pairs = pairs.assign(identical=False, same_sets=True, kl=random.uniform(1e-3, 2e-3, 50), **columns)
+    pairs = pairs.assign(identical=False, same_sets=True, kl=random.uniform(1e-3, 2e-3, 50)).assign(**columns)
     made.attrs["noise_floor"] = noise
-    return answer(made.assign(mass_generated=0.4, width=1.5, sets=10), between=pairs)
+    return answer(made, between=pairs)
 
 
 def claims(found: Answers) -> dict[str, Any]:
@@ -207,8 +207,8 @@ def test_bounds_within_ten_noise_floors_are_warned_of() -> None:
     assert not quiet.answers["logits"].details["warning"]
     loud = compared({"attention": 1e-2, "kl": 2e-3, "cells": 5})
     assert "less than 10 times the noise floor of 0.002 nat" in loud.answers["logits"].details["warning"]
-    # 0.01 of a weight of 0.4 / 6.75, about 0.17 of its log
-    assert "the noise floor of 0.169 on the log scale" in loud.answers["modes"].details["warning"]
+    # a weight is at most 1, so that its log changes by no less
+    assert "the noise floor of 0.01 on the log scale" in loud.answers["modes"].details["warning"]
     assert {warning.split(":")[0] for warning in loud.warnings} >= {"logits", "modes"}
 
 
@@ -217,3 +217,25 @@ def test_attention_that_correlates_perfectly_between_modes_that_differ_is_too_pe
     assert any("logits: r = 1.000000; check your pipeline" in warning for warning in found.warnings)
     assert found.answers["logits"].p is None
     assert compared({}, attention_correlation=0.99).answers["logits"].p is not None
+
+
+def test_a_storage_rounding_is_no_alarm() -> None:
+    found = compared({"attention": 5e-3, "kl": 1e-6, "cells": 5})
+    assert found.answers["modes"].details["warning"] is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [
+        (1e-3, 2e-3, "less than 0.01 nat is shown (one-sided p < 0.001); noise floor"),
+        (0.05, 0.1, "more than 0.01 nat is shown (one-sided 95 % lower bound 0.0"),
+        (0.0, 0.02, "neither less nor more than 0.01 nat is shown (one-sided p = "),
+    ],
+)
+def test_logits_say_on_which_side_of_the_bound_they_are(low: float, high: float, says: str) -> None:
+    kl = np.repeat(np.linspace(low, high, 10), 5)
+    found = compared({"kl": 1e-6, "cells": 5}, kl=kl).answers["logits"]
+    assert says in found.sentence
+    assert "nat (KL of isolated from visible; 95 % upper bound " in found.sentence
+    assert ", 10 prompts): " in found.sentence
+    assert ("the power to show less was " in found.sentence) == says.startswith("neither")

@@ -119,6 +119,21 @@ def test_other_sets_are_told_by_the_first_that_differs(cube):
     assert largest(found, "attention").cells == 7
 
 
+def test_other_values_on_the_same_path_are_named(cube, capsys):
+    one, other = cube("one"), cube("other", replay="isolated")
+    for index in ((0, 0, 0, 2), (0, 0, 0, 3), (1, 1, 0, 2)):
+        plant(other, "margin_kept", index, lambda margin: 0.25)
+    found = diff(one, other)
+    assert (found.same_path, found.same, found.other_values, found.values) == (4, 2, 2, {"margin_kept": 2})
+    words = str(one.place.path), str(other.place.path)
+    told = "the same sets, but other values in 2 common cells"
+    for names in ("margin_kept: sets that were forced have none", "probability, margin_kept"):
+        with pytest.raises(typer.Exit):
+            command(*words)
+        assert f"{told} ({names})\n" in capsys.readouterr().out
+        plant(other, "probability", (0, 0, 0, 8), lambda value: value + 0.25)
+
+
 def test_other_tokens_of_the_prompt_are_told_as_such(cube):
     one, other = cube("one"), cube("other")
     plant(other, "token", (0, 0, 0, 1), lambda token: token + 1)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pingouin
 import pytest
+from scipy import stats
 
 from tempocube.stats import effects
 
@@ -119,3 +120,22 @@ def test_power_has_a_value_however_large_the_study_and_the_effect(prompts: int) 
         assert low < size < high
     found = effects.mean_detectable(0.25, prompts)
     assert effects.difference_power(0.25, prompts, found) == pytest.approx(0.8, abs=1e-6)
+    found = effects.one_sided_detectable(0.25, prompts)
+    assert effects.one_sided_power(0.25, prompts, found) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_power_of_a_one_sided_test_is_that_of_simulated_studies() -> None:
+    x = np.random.default_rng(5).normal(0.3, 0.4, size=(20_000, 10))
+    p = stats.ttest_1samp(x, 0.0, axis=1, alternative="greater").pvalue
+    assert np.mean(p < 0.05) == pytest.approx(effects.one_sided_power(0.4, 10, 0.3), abs=0.01)
+
+
+def test_seeds_that_can_just_be_seen_are_seen_in_four_studies_of_five() -> None:
+    seeds = np.array([1.0, 0.5, 0.0, -0.5, -1.0])
+    seeds *= effects.seeds_detectable(0.4, 10, 5) / seeds.std(ddof=1)
+    y = np.random.default_rng(6).normal(seeds, 0.4, size=(5_000, 10, 5))
+    by_seed, by_prompt = y.mean(axis=1, keepdims=True), y.mean(axis=2, keepdims=True)
+    overall = y.mean(axis=(1, 2), keepdims=True)
+    rest = np.sum((y - by_seed - by_prompt + overall) ** 2, axis=(1, 2)) / 36
+    f = 10 * np.sum((by_seed - overall) ** 2, axis=(1, 2)) / 4 / rest
+    assert np.mean(stats.f.sf(f, 4, 36) < 0.05) == pytest.approx(0.8, abs=0.02)

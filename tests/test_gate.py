@@ -126,14 +126,14 @@ def test_any_other_failed_check_withholds_everything() -> None:
 def test_a_check_that_applies_nowhere_does_not_count_as_one_that_holds() -> None:
     made = simulated()
     made.attrs["checks"] = {"isolation": {"pass": 50, "fail": 0}, "width": {"pass": 0, "fail": 0}}
-    assert detail(gate(made), "treatment") == "1 of 2 checks hold, 1 do not apply"
+    assert detail(gate(made), "treatment") == "1 of 2 checks holds, 1 does not apply"
 
 
 @pytest.mark.parametrize(
     ("checks", "says"),
     [
         (None, "the frame came without treatment checks: none was verified"),
-        ({"width": {"pass": 0, "fail": 0}}, "none of 1 checks applies to any experiment"),
+        ({"width": {"pass": 0, "fail": 0}}, "none of 1 check applies to any experiment"),
     ],
 )
 def test_where_nothing_was_verified_the_treatment_is_suspect(checks: Any, says: str) -> None:
@@ -184,7 +184,31 @@ def test_a_prompt_that_is_mostly_undefined_is_left_out_by_name() -> None:
     made.loc[gone, "reason"] = "no singleton key"
     found = gate(made)
     assert "p4" not in found.study.prompts
-    assert detail(found, "defined") == "not estimable, and left out: p4 (no singleton key)"
+    assert detail(found, "defined") == (
+        "left out: p4 (2 of its 10 experiments have no value: no singleton key); "
+        "prompts with more than 10 % undefined are left out"
+    )
+
+
+def test_each_prompt_that_is_left_out_has_its_own_reason_and_only_five_are_named() -> None:
+    made = simulated().assign(reason="")
+    for i in range(7):
+        gone = made["prompt"] == f"p{i}"
+        gone &= made["seed"].isin([42, 123]) if i else True
+        made.loc[gone, "downweighting"] = np.nan
+        made.loc[gone, "reason"] = f"why {i}"
+    told = detail(gate(made), "defined")
+    assert told.startswith("left out: p0 (10 of its 10 experiments have no value: why 0), p1 (4 of its 10 ")
+    assert "p4 (4 of its 10 experiments have no value: why 4) and 2 more; prompts with" in told
+    assert "why 5" not in told
+
+
+def test_one_of_anything_has_its_verb() -> None:
+    gap = simulated(Effects(lost=((2, 1, 1),)))
+    assert detail(gate(gap), "completeness").startswith("1 of 100 cells is missing")
+    made = simulated().assign(parallel_sets=0)
+    made.loc[made["prompt"] == "p0", "parallel_sets"] = 4
+    assert detail(gate(made), "parallel sets").startswith("too few parallel sets: 1 of 10 prompts has ")
 
 
 def test_missing_cells_lead_to_the_mixed_model() -> None:
@@ -224,6 +248,9 @@ def spoilt(name: str) -> pd.DataFrame:
     text[7] = "high"
     changed = {
         "column": made.drop(columns="category"),
+        "columns": made.drop(columns=["category", "seed"]),
+        "numbers as text": made.assign(downweighting=["578.6", *["1"] * 6, "fast", *["2"] * 92]),
+        "swept twice": pd.concat([made.assign(threshold=0.1), made.assign(threshold=0.2)]),
         "response": made.rename(columns={"downweighting": "downweight"}),
         "text": made.assign(downweighting=text),
         "infinite": made.assign(downweighting=-np.inf),
@@ -242,12 +269,15 @@ def spoilt(name: str) -> pd.DataFrame:
     ("name", "says"),
     [
         ("column", "no column 'category'"),
+        ("columns", "no columns 'category', 'seed': there are prompt, "),
+        ("numbers as text", "row 8 of column 'downweighting' holds 'fast', which is no number"),
+        ("swept twice", "has 2 rows: choose one value of threshold first"),
         ("response", "did you mean 'downweight'?"),
         ("text", "'high', which is no number"),
         ("infinite", "infinite in 100 of 100 rows"),
         ("empty", "no rows"),
         ("unlabelled", "'prompt' is missing in 10 of 100 rows"),
-        ("twice", "prompt p0, seed 42, mode isolated has 2 rows"),
+        ("twice", "prompt p0, seed 42, mode isolated has 2 rows: an experiment has one$"),
         ("two categories", "is in several categories"),
         ("truth", "holds True, which is no number"),
         ("nan as text", "holds 'nan', which is no number"),

@@ -5,13 +5,16 @@ import math
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import typer
+import zarr
 
 import tempocube as tc
 from tempocube.cli.power import power as command
 from tempocube.dataset import simulated
 from tempocube.dataset.scenarios import SCENARIOS, Design, Effects, frame, values
+from tempocube.dataset.schema import FAILED
 from tempocube.errors import BadInput
 from tempocube.stats import closed, effects
 from tempocube.stats.effects import difference_power
@@ -128,6 +131,13 @@ def test_categories_count_themselves_where_new_ones_are_meant():
     assert not any(each.met for each in sizes)
 
 
+def test_categories_at_large_are_never_better_known_than_these_prompts():
+    told = frame(Design(), Effects(), seed=3)
+    told["downweighting"] -= told.groupby("category")["downweighting"].transform("mean")  # all means are 0
+    made = outlook(told)
+    assert aim(made, "new categories").now > aim(made, "mean").now
+
+
 def test_what_is_added_brings_every_category_to_what_the_aims_need():
     made = outlook(frame(Design(categories=(2, 5)), Effects(), seed=3))
     goal = max(aim(made, kind).needed for kind in ("mean", "difference", "equivalence"))
@@ -199,6 +209,73 @@ def test_bad_options_are_one_line_that_says_what_would_be_right(options, why):
     assert "\n" not in str(refused.value)
 
 
+def times(modes=("isolated", "visible")):
+    """Reaction times: a response that is not the log of a ratio."""
+    told = frame(Design(modes=modes), Effects(), seed=3).rename(columns={"downweighting": "rt"})
+    return told.assign(rt=500 + 200 * told["rt"])
+
+
+def test_ten_percent_is_no_default_on_another_scale_than_that_of_logs():
+    needed = "^rt: is not the log of a ratio.* give --half-width and --effect"
+    for sizes in ({}, {"half_width": 40}, {"effect": 40}):
+        with pytest.raises(BadInput, match=needed) as refused:
+            outlook(times(), "rt", **sizes)
+        assert "\n" not in str(refused.value)
+    scaled = outlook(times(), "rt", half_width=200 * SESOI, effect=200 * SESOI)
+    logs = outlook(frame(Design(), Effects(), seed=3))
+    assert [each.needed for each in scaled.aims] == [each.needed for each in logs.aims]
+    one_mode = outlook(times(modes=("isolated",)), "rt", half_width=40)  # no effect of modes to ask for
+    assert "difference" not in {each.kind for each in one_mode.aims}
+
+
+@pytest.mark.parametrize(
+    ("half_width", "effect", "told"),
+    [
+        (0.0953, 0.0953, "for +-0.0953; is 0.0953 on the scale of rt? give --half-width and --effect"),
+        (0.01, 0.02, "for +-0.01 (the mean), +-0.02 (modes apart, modes equivalent); are 0.01 and 0.02 on"),
+        (0.0953, 10, "for +-0.0953 (the mean); is 0.0953 on"),
+    ],
+)
+def test_what_no_study_reaches_is_called_out_of_reach(tmp_path, capsys, half_width, effect, told):
+    times().to_csv(tmp_path / "times.csv")
+    command(str(tmp_path / "times.csv"), response="rt", half_width=half_width, effect=effect)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"next out of reach: more than 100,000 prompts {told}" in said
+    assert "nothing to add" not in said
+    assert ("for modes apart, modes equivalent (not for categories): " in said) == (effect == 10)
+
+
+def test_enough_is_said_only_where_the_aims_are_met(tmp_path, capsys):
+    frame(Design(), Effects(), seed=3).to_csv(tmp_path / "table.csv")
+    command(str(tmp_path / "table.csv"), half_width=2.0, effect=2.0)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.endswith(
+        "nothing to add: there are prompts enough for the mean, modes apart, modes equivalent"
+    )
+
+
+def test_prompts_that_were_asked_for_and_have_no_value_are_not_enough(tmp_path, capsys):
+    lost = tuple((prompt, None, None) for prompt in range(2, 60))
+    design = Design(categories=(60,), seeds=2, steps=6, layers=1, heads=1, vocab=32)
+    where = tmp_path / "cube.zarr"
+    simulated.cube(design, Effects(lost=lost), where, seed=1)
+    stored = zarr.open_group(str(where), mode="r+")["status"]
+    stored[2:] = FAILED
+    command(str(where), half_width=1.0, effect=1.0)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "next 60 prompts, as asked for, would do for the mean" in said
+    assert "but only 2 of them have a value" in said
+
+
+@pytest.mark.parametrize(("replay", "advised"), [(None, True), ("isolated", False), ("unknown", False)])
+def test_replay_is_advised_where_modes_chose_their_own_sets(replay, advised):
+    told = frame(Design(), Effects(), seed=3)
+    if replay != "unknown":
+        told.attrs["replay"] = replay
+    for effect, due in ((SESOI, advised), (2.0, False)):  # and not where the modes' aims are met
+        assert ("`replay: isolated`" in " ".join(outlook(told, effect=effect).sentences)) == due
+
+
 @pytest.fixture(scope="module")
 def cube(tmp_path_factory):
     where = tmp_path_factory.mktemp("power") / "cube.zarr"
@@ -238,6 +315,35 @@ def test_the_command_gives_scripts_the_same_numbers(cube, capsys):
     made = outlook(tc.stats.measures.experiments(cube), half_width=0.5)
     assert [each["needed"] for each in told["aims"]] == [each.needed for each in made.aims]
     assert told["add"] == dict(made.add)
+    assert told["categories"] == {"narrative": 2, "factual": 2}
+    more = sum(made.add.values())
+    assert told["price"] == {
+        "prompts": 4 + more,
+        "more_prompts": more,
+        "experiments": 4 * (4 + more),
+        "more_experiments": 4 * more,
+        "each": "2 seeds x 2 modes",
+    }
+
+
+def test_the_next_step_has_its_aims_and_its_price(cube, capsys):
+    command(cube)
+    more = sum(outlook(tc.stats.measures.experiments(cube)).add.values())
+    assert (
+        f"next for the mean, modes apart, modes equivalent (not for categories): {more:,} more prompts, "
+        f"{4 + more:,} in all; with 2 seeds x 2 modes that is {4 * more:,} more experiments, "
+        f"{4 * (4 + more):,} in all"
+    ) in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_price_counts_every_value_of_a_swept_axis(tmp_path, capsys):
+    told = frame(Design(), Effects(), seed=3)
+    swept = pd.concat([told.assign(threshold=value) for value in (0.1, 0.2, 0.3)])
+    swept.to_csv(tmp_path / "table.csv")
+    command(str(tmp_path / "table.csv"), as_json=True)
+    price = json.loads(capsys.readouterr().out)["price"]
+    assert price["each"] == "5 seeds x 2 modes x 3 values of threshold"
+    assert price["experiments"] == 30 * price["prompts"]
 
 
 def test_the_command_reads_a_table_too(tmp_path, capsys):

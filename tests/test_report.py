@@ -186,7 +186,7 @@ def test_words_in_a_table_stay_words(tmp_path):
 
 TABLES = {
     "": "cannot be read as a table",
-    "prompt,category,seed\na,b,1": "the frame has no column 'mode'",
+    "prompt,category,seed\na,b,1": "the frame has no columns 'mode', 'downweighting'",
     "prompt,category,seed,mode,y\na,b,1,isolated,2": "no column 'downweighting'",
     "prompt,category,seed,mode,downweighting\na,b,1,isolated,low": "holds 'low', which is no number",
     "prompt,category,seed,mode,downweighting\n": "the frame has no rows",
@@ -249,3 +249,13 @@ def test_a_frame_in_memory_is_a_table(monkeypatch):
     assert np.exp(found["answers"]["downweighting"]["estimate"]) == pytest.approx(0.5, rel=0.3)
     assert found["source"]["name"] == "table"
     assert isinstance(simulated, pd.DataFrame)
+
+
+def test_a_swept_value_may_be_none():
+    one = frame(Design(), Effects(), seed=4)
+    made = tc.report(pd.concat([one.assign(prune=None), one.assign(prune="a")]))
+    assert made.at == {"prune": None}
+    assert {row.value for row in made.axes["prune"]} == {None, "a"}
+    assert tc.report(pd.concat([one.assign(prune=None), one.assign(prune="a")]), at={"prune": "a"}).at == {
+        "prune": "a"
+    }

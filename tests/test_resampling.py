@@ -119,8 +119,14 @@ def test_seed_labels_reject_five_percent_without_and_nearly_all_with_an_effect()
 
 def test_bootstrap_t_leans_with_skewed_prompts() -> None:
     x = np.random.default_rng(11).lognormal(0, 1, size=10)
-    low, high = resampling.bootstrap_t(x)
-    assert low < x.mean() < high
-    assert high - x.mean() > 1.3 * (x.mean() - low)
-    assert resampling.bootstrap_t(x) == (low, high)
-    assert json.dumps([low, high])
+    found = resampling.bootstrap_t(x)
+    assert found.low < x.mean() < found.high
+    assert found.high - x.mean() > 1.3 * (x.mean() - found.low)
+    assert resampling.bootstrap_t(x) == found
+    assert json.dumps([found.low, found.high, found.p])
+
+
+@pytest.mark.parametrize("shift", np.linspace(-2, 2, 9))
+def test_p_of_bootstrap_t_is_below_5_percent_where_its_interval_leaves_zero_out(shift: float) -> None:
+    found = resampling.bootstrap_t(np.random.default_rng(11).lognormal(0, 1, size=10) - 1.5 + shift)
+    assert (found.p < 0.05) == (found.low > 0 or found.high < 0)

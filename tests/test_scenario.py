@@ -62,7 +62,7 @@ def test_a_failed_treatment_leaves_it_undetermined_and_recommends_no_mode() -> N
     made.attrs["checks"] = {"sight": {"pass": 99, "fail": 1}}
     found = answer(made).scenario
     assert found.verdict == "undetermined"
-    assert "'sight' failed in 1 experiments" in found.sentence
+    assert "'sight' failed in 1 experiment." in found.sentence
     assert found.default_mode is None
 
 
@@ -82,6 +82,24 @@ def test_modes_that_differ_are_both_to_be_told() -> None:
 def test_a_study_that_shows_neither_keeps_both_modes() -> None:
     made = frame(DESIGN, Effects(prompt_mode_sd=0.3), seed=3)
     assert answer(made).scenario.recommendation.startswith("Keep both modes")
+
+
+def test_a_difference_that_holm_takes_back_does_not_decide_about_modes() -> None:
+    made = frame(DESIGN, Effects(prompt_mode_sd=0.3), seed=3)
+    by_mode = made.pivot_table(index="prompt", columns="mode", values="downweighting")
+    apart = by_mode["visible"] - by_mode["isolated"]
+    shift = 2.6 * apart.std() / math.sqrt(len(apart)) - apart.mean()  # t(9) = 2.6, p = 0.03
+    made["downweighting"] += np.where(made["mode"] == "visible", shift, 0.0)
+    found = answer(made)
+    assert found.answers["modes"].p == pytest.approx(0.029, abs=0.001)
+    assert found.answers["modes"].sentence.endswith(", so that with all of them the difference is not shown.")
+    assert found.scenario.recommendation.startswith("Keep both modes")
+
+
+def test_a_response_that_is_no_attention_has_no_scenario_and_no_default_mode() -> None:
+    found = answer(frame(DESIGN, Effects(), seed=3).rename(columns={"downweighting": "rt"}), "rt").scenario
+    assert found.sentence == "Undetermined: it is about attention, not about rt."
+    assert found.default_mode is None
 
 
 def test_without_a_comparison_nothing_is_determined() -> None:

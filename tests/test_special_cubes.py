@@ -142,7 +142,7 @@ def test_nan_in_a_layer_is_masked_in_the_maps_and_stops_what_rests_on_it(ask: As
 def test_a_cell_whose_mask_was_not_applied_stops_what_is_said_of_modes(ask: Ask) -> None:
     found = ask(Effects(untreated=((3, 1, 0),)))
     no_p(found, "modes", "cross_parallel", "logits")
-    assert "treatment check 'isolation' failed in 1 experiments" in found.answers["modes"].sentence
+    assert "treatment check 'isolation' failed in 1 experiment" in found.answers["modes"].sentence
     assert not found.passed
     answered(found, "downweighting", "category")
 

@@ -102,7 +102,7 @@ def test_a_part_of_an_opened_cube_is_measured_in_part(make: Make) -> None:
     assert part.attrs["digest"] != whole.attrs["digest"]
     layer = measures.experiments(ds.sel(layer=1))
     assert layer["downweighting"].tolist() == pytest.approx(by_oracle(where, [1]), abs=1e-5)
-    with pytest.raises(BadInput, match=r"layers: \[7\] are not among those captured \(0 to 1\)"):
+    with pytest.raises(BadInput, match=r"layers: 7 not among those captured \(0 to 1\)"):
         measures.experiments(where, layers=[7])
     with pytest.raises(BadInput, match="does not know its cube"):
         measures.experiments(xr.Dataset())
@@ -259,3 +259,24 @@ def test_a_table_says_how_often_each_treatment_check_held(tmp_path: Path) -> Non
         results[TREATMENT_CHECKS.index("isolation")] = FAIL
         driver.ledger.set({(0, 0, 0): {"check_result": results, "status": FAILED}})
     assert measures.experiments(where).attrs["checks"]["isolation"]["fail"] == 1
+
+
+@pytest.mark.parametrize("variable", ["log_attention", "logits"])
+def test_a_lost_shard_is_told_and_nothing_of_it_is_kept(make: Make, variable: str) -> None:
+    where = Path(make())
+    (shard,) = (path for path in (where / variable / "c" / "0" / "0" / "0").rglob("*") if path.is_file())
+    data = shard.read_bytes()
+    shard.unlink()
+    with pytest.raises(DamagedError, match=f"{variable}: the shard of rows 0.. is missing .*mode=isolated"):
+        measures.experiments(where)
+    shard.write_bytes(data)
+    assert (measures.experiments(where)["reason"] == "").all()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x93NUMPY\x01\x00v\x00{}"])
+def test_a_damaged_cache_counts_for_nothing(make: Make, content: bytes) -> None:
+    where = Path(make())
+    before = measures.experiments(where)
+    for file in where.with_name(where.name + ".stats-cache").glob("*.npz"):
+        file.write_bytes(content)
+    pd.testing.assert_frame_equal(measures.experiments(where), before)

@@ -113,3 +113,14 @@ d$y <- round(per(d$group, 2) + rnorm(nrow(d)), 6)
 record("two_df", d[c("group", "kind", "y")], "y ~ kind", "1 | group")
 d <- d[d$group != "g4", ]
 record("one_df", d[c("group", "kind", "y")], "y ~ kind", "1 | group")
+
+# Frames that were found, not simulated here: where an optimiser sits down on a saddle, and one of two optima.
+found <- function(name) as.data.frame(read_json(paste0("mixed_", name, ".json"), simplifyVector = TRUE)$frame)
+record("saddle", found("saddle"), "y ~ mode", terms)
+record("two_optima", found("two_optima"), "y ~ category + mode", c(terms, "1 | seed"))
+
+# Prompts 500 times further apart than their rows.
+d <- expand.grid(mode = c("isolated", "visible"), seed = c("s42", "s123", "s456"), prompt = paste0("p", 0:9),
+                 stringsAsFactors = FALSE)
+d$y <- round(per(d$prompt, 1) + rnorm(nrow(d), 0, 0.002), 9)
+record("ratio", lose(d, 0.1), "y ~ mode", "1 | prompt", "mode")
