@@ -20,7 +20,7 @@ demo: .venv/plain ## plan a grid, run it on workers with the model in the box, v
 	$(BIN)/python docs/demo.py $(ARGS)
 
 test: .venv/dev ## run the tests on all cores (ARGS="-n 0": on one; HYPOTHESIS_PROFILE=thorough for many more examples)
-	$(BIN)/pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/pytest -n auto --dist loadfile --durations=25 $(ARGS)
 
 # mypy must see the repository root under the package's name, hence the link.
 check: .venv/dev ## formatting, lint and types

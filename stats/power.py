@@ -21,7 +21,7 @@ from . import effects, spread
 from .answers import SESOI
 from .effects import ALPHA, MOST
 from .gate import judge
-from .questions import number
+from .questions import number, verb
 from .spread import Spread
 from .study import PAIR, Study, read
 
@@ -266,7 +266,7 @@ def _sentences(
     told = [spread.prompts_told(study, mean), spread.seeds_told(study, mean)]
     if n < measured:
         told.append(
-            f"{measured - n} of {measured} prompts have no {study.response}; what is to be added allows for "
+            f"{measured - n} of {measured} prompts {verb(measured - n, 'has', 'have')} no {study.response}; what is to be added allows for "
             f"as many more of them."
         )
     if k > 1:

@@ -93,7 +93,7 @@ def _beside(study: Study, x: Array, seed: int) -> dict[str, Any]:
     if 1 < len(study.categories) < len(x):
         details["these_categories"] = baselines.interval(closed.category_mean(x, study.codes))
         details["new_categories"] = baselines.interval(closed.new_category_mean(x, study.codes))
-    return details | baselines.beside(study)
+    return details | (baselines.beside(study) if study.logs else {})
 
 
 def _skewness(x: Array) -> float:
