@@ -41,7 +41,7 @@ Sesoi = Annotated[
     float | None,
     typer.Option(
         metavar="X",
-        help="smallest difference of interest, on the response's scale (default: 0.0953, the log of 1.10, for logs of ratios)",
+        help="smallest difference of interest, on the response's scale (of log ratios 0.0953, that of 1.10)",
         show_default=False,
     ),
 ]

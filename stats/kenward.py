@@ -24,6 +24,7 @@ NEGLIGIBLE = 1e-10
 class Inference:
     """What tests are made of, with r (co)variances, the residual last.
 
+    Everything is in a unit of the response in which nothing overflows; tests multiply by it at the end.
     beta (p,); covariance (p, p) as estimated and as adjusted by Kenward & Roger; its slope (r, p, p) in each
     component; the components' covariance (r, r) from the expected and from the observed information.
     """
@@ -34,6 +35,7 @@ class Inference:
     slope: Array
     expected: Array
     observed: Array
+    unit: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,8 @@ class FTest:
     p: float
 
 
-def inference(problem: Problem, best: Optimum, fitted: Array, scale: float) -> Inference:
-    """Estimates and their precision, for the response q @ fitted + scale * problem.y."""
+def inference(problem: Problem, best: Optimum, fitted: Array, unit: float) -> Inference:
+    """Estimates and their precision, for the response unit * (q @ fitted + problem.y)."""
     n, p = problem.q.shape
     s2 = best.state.rss / (n - p)
     v = np.eye(n) + np.tensordot(best.g, problem.kernels, axes=1)
@@ -88,8 +90,8 @@ def inference(problem: Problem, best: Optimum, fitted: Array, scale: float) -> I
     adjusted = covariance + 2 * np.einsum("jab,jbc->ac", bias, spread)
     fall = np.einsum("kii->k", projector @ matrices) - np.einsum("kab,a,b->k", matrices, py, py)
     observed = _observed(problem, best, s2, fall, 2 * bends - traces)
-    beta = fitted + scale * covariance @ (weighted.T @ problem.y)
-    return Inference(beta, covariance * scale**2, adjusted * scale**2, slope * scale**2, expected, observed)
+    beta = fitted + covariance @ (weighted.T @ problem.y)
+    return Inference(beta, covariance, adjusted, slope, expected, observed, unit)
 
 
 def _observed(problem: Problem, best: Optimum, s2: float, fall: Array, bend: Array) -> Array:
@@ -106,17 +108,20 @@ def _observed(problem: Problem, best: Optimum, s2: float, fall: Array, bend: Arr
     cross = fall[:m] @ (k @ best.theta)
     hessian[:m, m] += cross
     hessian[m, :m] += cross
-    values, vectors = np.linalg.eigh(hessian)
+    # Each in its own unit: theta and s2 may be many orders apart without any direction being empty.
+    diagonal = np.diag(hessian)
+    unit = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    values, vectors = np.linalg.eigh(hessian / np.outer(unit, unit))
     use = values > 1e-11 * values.max()
-    half = jacobian @ vectors[:, use] / np.sqrt(values[use])
+    half = (jacobian / unit) @ vectors[:, use] / np.sqrt(values[use])
     return np.asarray(2 * half @ half.T)
 
 
 def t_tests(of: Inference, rows: Array, kenward: bool = True) -> TTests:
     """Each row against 0 and its 95 % interval: by Kenward & Roger, or by Satterthwaite."""
     covariance, spread = (of.adjusted, of.expected) if kenward else (of.covariance, of.observed)
-    estimate = rows @ of.beta
-    se = np.sqrt(np.einsum("la,ab,lb->l", rows, covariance, rows))
+    estimate = of.unit * (rows @ of.beta)
+    se = of.unit * np.sqrt(np.einsum("la,ab,lb->l", rows, covariance, rows))
     df = _degrees(of, rows, spread)
     t = estimate / se
     reach = stats.t.ppf((1 + LEVEL) / 2, df) * se

@@ -15,7 +15,7 @@ import pandas as pd
 from ..errors import BadInput
 from .emmeans import Adjust, grid, means, pairs
 from .kenward import Inference, f_test, inference, t_tests
-from .mixed_input import basis, readable, refuse_confounded, refuse_copies
+from .mixed_input import basis, power_of_two, readable, refuse_confounded, refuse_copies
 from .reml import LARGEST, Optimum, Problem, kernels, maximise, triangle
 from .terms import INTERCEPT, Coding, Fixed, Random, fixed, random_terms, response_and_terms
 
@@ -106,7 +106,7 @@ def fit(
 class _Setup:
     """The problem in units in which all is near 1.
 
-    The response is q @ fitted + scale * problem.y; g is units (r,) times the ratio that is told.
+    The response is scale * (q @ fitted + problem.y); g is units (r,) times the ratio that is told.
     """
 
     problem: Problem
@@ -143,9 +143,11 @@ def _result(text: str, setup: _Setup, best: Optimum, design: Fixed, shown: Fixed
 def _setup(frame: pd.DataFrame, response: str, q: Array, effects: Sequence[Random]) -> _Setup:
     """What is to be estimated, with variances that cannot be told apart refused."""
     y = np.asarray(frame[response], dtype=np.float64)
+    unit = power_of_two(y)
+    y = y / unit
     fitted = q.T @ y
     y = y - q @ fitted
-    scale = float(np.sqrt(y @ y / (len(y) - q.shape[1])))
+    spread = float(np.sqrt(y @ y / (len(y) - q.shape[1])))
     blocks, units, keys, groups = [], [], [], {}
     for term in effects:
         values, levels = term.values(frame), term.levels(frame)
@@ -157,8 +159,8 @@ def _setup(frame: pd.DataFrame, response: str, q: Array, effects: Sequence[Rando
         groups[term.label] = int(levels.max()) + 1
     every = np.concatenate(blocks)
     refuse_confounded(q, every, keys)
-    problem = Problem(y / scale, q, every, tuple(len(term.effects) for term in effects))
-    return _Setup(problem, fitted, scale, np.array(units), tuple(keys), groups)
+    problem = Problem(y / spread, q, every, tuple(len(term.effects) for term in effects))
+    return _Setup(problem, fitted / spread, unit * spread, np.array(units), tuple(keys), groups)
 
 
 def _components(setup: _Setup, best: Optimum) -> dict[str, float]:

@@ -11,7 +11,7 @@ from scipy import linalg
 from ..errors import BadInput
 from .terms import INTERCEPT, Fixed, Random, columns, is_number, must_have
 
-__all__ = ["basis", "readable", "refuse_confounded", "refuse_copies"]
+__all__ = ["basis", "power_of_two", "readable", "refuse_confounded", "refuse_copies"]
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -19,6 +19,7 @@ COPY = 1e-9  # of the response's SD: rows this close are one row written twice
 DEPENDENT = 1e-9
 MOST = 3000  # rows: matrices are n x n
 SEEN = 1e-8
+EXTREME = 1e153  # beyond it, and below 1 / it, a variance is no number in double precision
 
 
 def readable(
@@ -31,6 +32,8 @@ def readable(
     """The model's columns, every row complete; what is missing is refused by name or, if asked, dropped."""
     names = columns(response, terms, random)
     must_have(frame, names)
+    for name in names:
+        _must_be_plain(frame[name], name)
     slopes = [name for term in random for name in term.effects if name != INTERCEPT]
     for name in [response, *slopes]:
         if not is_number(frame[name]):
@@ -56,11 +59,35 @@ def readable(
     return whole
 
 
+def _must_be_plain(column: "pd.Series[Any]", name: str) -> None:
+    """Refuse what is neither a real number nor a category."""
+    if pd.api.types.is_complex_dtype(column):
+        raise BadInput(f"{name!r} is complex: take its real part or its absolute value first")
+    if column.dtype.kind in "mM" or isinstance(column.dtype, pd.PeriodDtype):
+        raise BadInput(
+            f"{name!r} is {column.dtype}: make it a number first, such as days since the earliest, "
+            "or text if it is a category"
+        )
+
+
+def power_of_two(y: "Array | pd.Series[Any]") -> float:
+    """A unit near the largest value; dividing by it rounds nothing."""
+    return float(np.ldexp(1.0, int(np.frexp(np.abs(y).max())[1]) - 1))
+
+
 def refuse_copies(frame: pd.DataFrame, response: str, factors: Sequence[str]) -> None:
     """Refuse a response that is constant, or the same wherever rows differ in at most one factor."""
-    spread = frame[response].std()
-    if not spread > 0:
+    y = frame[response].astype(np.float64)
+    largest = float(y.abs().max())
+    if not y.max() > y.min():
         raise BadInput(f"{response!r} is the same in all {len(frame)} rows: there is nothing to model")
+    if not 1 / EXTREME < largest < EXTREME:
+        power = round(np.log10(largest))
+        raise BadInput(
+            f"{response!r} reaches {largest:.2g}, whose square is no number: divide it by 1e{power}"
+        )
+    frame = frame.assign(**{response: y / power_of_two(y)})
+    spread = frame[response].std()
     every = [name for name in frame.columns if name != response]
     for ignored in ["", *factors]:
         keys = [name for name in every if name != ignored]

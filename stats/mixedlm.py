@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..errors import BadInput
 from .mixed import Fit as Ours
-from .mixed_input import basis, readable, refuse_copies
+from .mixed_input import basis, power_of_two, readable, refuse_copies
 from .terms import INTERCEPT, Coding, Random, fixed, random_terms, response_and_terms
 
 __all__ = ["ERRORS", "Crosscheck", "Fit", "crosscheck", "fit"]
@@ -134,7 +134,8 @@ def _best(y: Array, x: Array, effects: Sequence[Random], frame: pd.DataFrame, en
     from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 
     # Boundaries are told in absolute terms, so that the response's unit would decide what is one.
-    scale = float(y.std(ddof=1))
+    unit = power_of_two(y)
+    scale = unit * float((y / unit).std(ddof=1))
     marks = [np.eye(int(levels.max()) + 1)[levels] for levels in (term.levels(frame) for term in effects)]
     names = [[[f"{i}" for i in range(mark.shape[1])]] for mark in marks]
     spec = VCSpec([term.label for term in effects], names, [[mark] for mark in marks])

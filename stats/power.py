@@ -266,8 +266,8 @@ def _sentences(
     told = [spread.prompts_told(study, mean), spread.seeds_told(study, mean)]
     if n < measured:
         told.append(
-            f"{measured - n} of {measured} prompts {verb(measured - n, 'has', 'have')} no {study.response}; what is to be added allows for "
-            f"as many more of them."
+            f"{measured - n} of {measured} prompts {verb(measured - n, 'has', 'have')} no {study.response}; "
+            f"what is to be added allows for as many more of them."
         )
     if k > 1:
         told.append(

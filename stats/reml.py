@@ -20,6 +20,7 @@ __all__ = [
     "LARGEST",
     "Optimum",
     "Problem",
+    "compact",
     "kernels",
     "maximise",
     "quadratic",
@@ -37,6 +38,7 @@ LEANINGS = (-0.7, 0.7)  # theta off the diagonal: covariances of either sign may
 LIFTS = (5e-2, 5e-4, 5e-6)  # variances to leave a false boundary with
 LARGEST = 1e5  # theta: far beyond it V cannot be inverted in double precision
 SMALL = 1e-2  # a theta below it is tried at 0
+DEAD = 1e-4  # a theta below it has next to no slope whatever its variance's slope: it counts as 0
 FLAT = 1e-10  # what counts as no change of f
 STEEP = 1e-6  # a slope of f that is not rounding
 NEWTON_STEPS = 30
@@ -45,12 +47,22 @@ RELEASES = 8
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """y (n,), q (n, p) orthonormal, kernels (r, n, n), sizes: how many effects each random term has."""
+    """y (n,), q (n, p) orthonormal, kernels (r, n, n), sizes: how many effects each random term has.
+
+    Left out may be `elsewhere` contrasts that no random effect reaches, with the sum of squares `rest`.
+    """
 
     y: Array
     q: Array
     kernels: Array
     sizes: tuple[int, ...]
+    elsewhere: int = 0
+    rest: float = 0.0
+
+    @property
+    def freedom(self) -> int:
+        """How many contrasts are free of the fixed effects: n - p."""
+        return int(len(self.y) - self.q.shape[1] + self.elsewhere)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +118,7 @@ def quadratic(sizes: tuple[int, ...]) -> tuple[Array, Mask]:
 
 def state(problem: Problem, g: Array) -> State:
     """f, its slope in g and what they are made of."""
-    n, p = problem.q.shape
-    v = np.eye(n) + np.tensordot(g, problem.kernels, axes=1)
+    v = np.eye(len(problem.y)) + np.tensordot(g, problem.kernels, axes=1)
     root = linalg.cholesky(v, lower=True, check_finite=False)
     below, _ = linalg.lapack.dpotri(root, lower=1)  # a third of the work of solving for the identity
     inverse = below + np.tril(below, -1).T
@@ -116,10 +127,11 @@ def state(problem: Problem, g: Array) -> State:
     half = linalg.solve_triangular(inner, vq.T, lower=True)
     projector = inverse - half.T @ half
     py = projector @ problem.y
-    rss = float(problem.y @ py)
+    rss = float(problem.y @ py) + problem.rest
     logs = 2 * (np.log(np.diag(root)).sum() + np.log(np.diag(inner)).sum())
-    slope = np.tensordot(problem.kernels, projector, axes=2) - (n - p) / rss * forms(problem.kernels, py)
-    return State(float(logs + (n - p) * np.log(rss)), slope, projector, py, rss)
+    slope = np.tensordot(problem.kernels, projector, axes=2)
+    slope -= problem.freedom / rss * forms(problem.kernels, py)
+    return State(float(logs + problem.freedom * np.log(rss)), slope, projector, py, rss)
 
 
 def forms(matrices: Array, vector: Array) -> Array:
@@ -137,16 +149,39 @@ def second(p: Array, py: Array, matrices: Array) -> tuple[Array, Array]:
 
 def curvature(problem: Problem, at: State) -> Array:
     """(r, r) second derivatives of f in g."""
-    n, p = problem.q.shape
     traces, bends = second(at.p, at.py, problem.kernels)
     q = forms(problem.kernels, at.py)
-    return np.asarray(-traces + (n - p) * (2 * bends / at.rss - np.outer(q, q) / at.rss**2))
+    return np.asarray(-traces + problem.freedom * (2 * bends / at.rss - np.outer(q, q) / at.rss**2))
+
+
+def compact(problem: Problem) -> Problem:
+    """The same criterion from the contrasts that random effects reach: fewer rows, smaller matrices."""
+    n = len(problem.y)
+    outside = np.eye(n) - problem.q @ problem.q.T
+    variances = problem.kernels[quadratic(problem.sizes)[1]].sum(axis=0)
+    values, vectors = np.linalg.eigh(outside @ variances @ outside)
+    reached = vectors[:, values > n * np.finfo(np.float64).eps * values[-1]]
+    y = reached.T @ problem.y
+    left = outside @ problem.y - reached @ y
+    kernels = np.asarray([reached.T @ kernel @ reached for kernel in problem.kernels])
+    elsewhere = problem.freedom - len(y)
+    return Problem(y, np.empty((len(y), 0)), kernels, problem.sizes, elsewhere, float(left @ left))
 
 
 def maximise(problem: Problem) -> Optimum:
-    """The REML estimate: the best of several starts, taken off false boundaries, polished by Newton."""
+    """The REML estimate of the whole problem, found in its compact form."""
+    theta, converged = _optimum(compact(problem))
     k, bounded = quadratic(problem.sizes)
-    found = [_descend(problem, k, bounded, start) for start in _starts(bounded)]
+    g = relative(k, theta)
+    return Optimum(theta, g, state(problem, g), bounded, converged)
+
+
+def _optimum(problem: Problem) -> tuple[Array, bool]:
+    """(m,) the best theta of several starts, off false boundaries, by Newton; whether it is an optimum."""
+    k, bounded = quadratic(problem.sizes)
+    found = [_descend(problem, k, bounded, start) for start in _starts(problem.sizes, bounded)]
+    theta = min(found, key=lambda pair: pair[1])[0]
+    found += [_descend(problem, k, bounded, start) for start in _second_looks(theta, bounded)]
     theta = min(found, key=lambda pair: pair[1])[0]
     for _ in range(RELEASES):
         theta = _newton(problem, k, bounded, _snap(problem, k, bounded, theta))
@@ -154,17 +189,28 @@ def maximise(problem: Problem) -> Optimum:
         released = _release(problem, k, theta)
         if released is None:
             break
-        theta = _descend(problem, k, bounded, released)[0]
-    g = relative(k, theta)
-    at = state(problem, g)
-    good = _release(problem, k, theta) is None and _stationary(problem, k, bounded, theta, at)
-    return Optimum(theta, g, at, bounded, good)
+        tried, value = _descend(problem, k, bounded, released)
+        # A line search may jump back to the saddle that was just left.
+        theta = tried if value <= state(problem, relative(k, released)).value else released
+    at = state(problem, relative(k, theta))
+    return theta, _release(problem, k, theta) is None and _stationary(problem, k, bounded, theta, at)
 
 
-def _starts(bounded: Mask) -> list[Array]:
-    """(m,) thetas to begin at."""
+def _starts(sizes: tuple[int, ...], bounded: Mask) -> list[Array]:
+    """(m,) thetas to begin at: all terms alike, with covariances, and each term above the others."""
     leaning = [] if bounded.all() else [np.where(bounded, 1.0, lean) for lean in LEANINGS]
-    return [start * bounded for start in STARTS] + leaning
+    owner = np.repeat(np.arange(len(sizes)), [len(triangle(size)) for size in sizes])
+    ahead = [np.where(owner == term, 1.0, 0.2) * bounded for term in range(len(sizes))] if sizes[1:] else []
+    return [start * bounded for start in STARTS] + leaning + ahead
+
+
+def _second_looks(theta: Array, bounded: Mask) -> list[Array]:
+    """(m,) where a better optimum than theta may hide: beyond a variance of 0, or a covariance's sign."""
+    zeros = np.flatnonzero(bounded & (theta < DEAD))
+    # What such a variance left in the residual, taken out of it, makes all other ratios larger.
+    grown = [np.where(np.arange(len(theta)) == zero, 1.0, 2 * theta) for zero in zeros]
+    turned = [] if bounded.all() else [np.where(bounded, np.maximum(theta, 0.2), -theta)]
+    return grown + turned
 
 
 def relative(k: Array, theta: Array) -> Array:
@@ -257,7 +303,8 @@ def _release(problem: Problem, k: Array, theta: Array) -> Array | None:
 
 def _growing(root: Array, slope: Array) -> Array | None:
     """(k,) the direction without variance in which f falls fastest; None if it falls in none."""
-    dead = linalg.null_space(root.T, rcond=1e-6) if root.any() else np.eye(len(root))
+    left, sizes, _ = np.linalg.svd(root)
+    dead = left[:, sizes <= max(DEAD, 1e-6 * sizes[0])]
     if not dead.size:
         return None
     values, vectors = np.linalg.eigh(dead.T @ slope @ dead)

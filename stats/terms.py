@@ -24,6 +24,7 @@ Coding = Literal["sum", "treatment"]
 
 CONTRASTS = {"sum": patsy.Sum, "treatment": patsy.Treatment}
 INTERCEPT = "Intercept"
+RESERVED = (INTERCEPT, "Residual")  # what tables call the constant and the last variance
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,10 @@ class Random:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """x (n, p), its columns' names, each term's slice of them, levels of categories, means of covariates."""
+    """x (n, p), its columns' names, each term's slice of them, levels of categories, means of covariates.
+
+    Terms are in the formula's order, main effects first, as in R; order (p,) takes patsy's columns there.
+    """
 
     x: Array
     names: tuple[str, ...]
@@ -71,10 +75,11 @@ class Fixed:
     levels: dict[str, tuple[Any, ...]]
     means: dict[str, float]
     info: Any
+    order: npt.NDArray[np.int64]
 
     def rows(self, data: Data, count: int) -> Array:
         """(count, p) the design of other data under the same coding."""
-        return _matrix(self.info, data, count)
+        return _matrix(self.info, data, count)[:, self.order]
 
 
 def response_and_terms(formula: str) -> tuple[str, list[tuple[str, ...]]]:
@@ -121,6 +126,7 @@ def _random(text: str) -> Iterator[Random]:
     if (
         not names
         or not effects
+        or INTERCEPT in words
         or not all(re.fullmatch(r"[^\W\d][\w.]*", word) for word in [*effects, *names])
     ):
         raise BadInput(
@@ -131,10 +137,18 @@ def _random(text: str) -> Iterator[Random]:
         yield Random(tuple(group), tuple(effects))
 
 
-def columns(response: str, terms: Iterable[Iterable[str]], random: Iterable[Random]) -> list[str]:
+def columns(response: str, terms: Sequence[Sequence[str]], random: Sequence[Random]) -> list[str]:
     """Every column the model reads, once, in the order of mention."""
+    if response in {name for term in terms for name in term}:
+        raise BadInput(f"{response!r} is the response and explains itself: take it out of the right side")
+    if any(response in (*term.group, *term.effects) for term in random):
+        raise BadInput(f"{response!r} is the response and cannot be a random effect: leave it out of random")
     grouping = [name for term in random for name in (*term.group, *term.effects) if name != INTERCEPT]
-    return list(dict.fromkeys([response, *(name for term in terms for name in term), *grouping]))
+    explaining = [*(name for term in terms for name in term), *grouping]
+    for name in RESERVED:
+        if name in explaining:
+            raise BadInput(f"a column called {name!r} would be taken for the model's own: rename it")
+    return list(dict.fromkeys([response, *explaining]))
 
 
 def must_have(frame: pd.DataFrame, names: Iterable[str]) -> None:
@@ -147,6 +161,10 @@ def must_have(frame: pd.DataFrame, names: Iterable[str]) -> None:
             raise BadInput(
                 f"{name!r} is no column of the frame: {hint} (functions in formulas are not evaluated)"
             )
+        if there.count(name) > 1:
+            raise BadInput(
+                f"{there.count(name)} columns of the frame are called {name!r}: rename all but one"
+            )
 
 
 def is_number(column: "pd.Series[Any]") -> bool:
@@ -157,8 +175,8 @@ def is_number(column: "pd.Series[Any]") -> bool:
 def level_order(column: "pd.Series[Any]") -> tuple[Any, ...]:
     """The levels of a category: in its own order if it has one, else as they first appear."""
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return tuple(column.cat.remove_unused_categories().cat.categories)
-    return tuple(column.unique())
+        return tuple(column.cat.remove_unused_categories().cat.categories.tolist())
+    return tuple(column.unique().tolist())  # Python's own True, not numpy's, becomes a coefficient's name
 
 
 def fixed(terms: Sequence[tuple[str, ...]], frame: pd.DataFrame, coding: Coding) -> Fixed:
@@ -168,14 +186,30 @@ def fixed(terms: Sequence[tuple[str, ...]], frame: pd.DataFrame, coding: Coding)
     for name, found in levels.items():
         if len(found) < 2:
             raise BadInput(f"{name!r} has one level only, {found[0]!r}: leave it out of the formula")
+        alike = [level for level in found if [str(other) for other in found].count(str(level)) > 1]
+        if alike:
+            raise BadInput(
+                f"{name!r} has levels {alike[0]!r} and {alike[1]!r}: make all of them numbers or text"
+            )
     described = [patsy.Term([_factor(name, levels.get(name), coding) for name in term]) for term in terms]
     data = {name: np.asarray(frame[name], dtype=object if name in levels else np.float64) for name in names}
     nothing = patsy.EvalEnvironment([])
     info = patsy.build.design_matrix_builders([described], lambda: iter([data]), nothing)[0]
-    x = _matrix(info, data, len(frame))
-    slices = {term.name(): info.term_slices[term] for term in info.terms}
+    order, slices = _in_formula_order(info, described)
+    x = _matrix(info, data, len(frame))[:, order]
     means = {name: float(frame[name].mean()) for name in names if name not in levels}
-    return Fixed(x, tuple(info.column_names), slices, levels, means, info)
+    return Fixed(x, tuple(info.column_names[i] for i in order), slices, levels, means, info, order)
+
+
+def _in_formula_order(info: Any, terms: list[Any]) -> tuple[npt.NDArray[np.int64], dict[str, slice]]:
+    """(p,) the columns, and the slice of every term; patsy itself puts terms without covariates first."""
+    ordered = sorted(info.terms, key=lambda term: (len(term.factors), terms.index(term)))
+    places = [np.arange(len(info.column_names))[info.term_slices[term]] for term in ordered]
+    ends = np.cumsum([len(own) for own in places]).tolist()
+    slices = {
+        term.name(): slice(end - len(own), end) for term, own, end in zip(ordered, places, ends, strict=True)
+    }
+    return np.concatenate(places), slices
 
 
 def _factor(name: str, levels: tuple[Any, ...] | None, coding: Coding) -> Any:

@@ -84,6 +84,48 @@ def test_nothing_depends_on_units_order_of_rows_or_index() -> None:
     )
 
 
+@pytest.mark.parametrize("power", [-150, -90, 90, 150])
+def test_a_response_of_any_size_is_fitted(power: int) -> None:
+    frame = dataset("design_balanced").iloc[:-7]
+    one = mixed.fit(frame, "y ~ mode", DEFAULT)
+    other = mixed.fit(frame.assign(y=10.0**power * frame["y"]), "y ~ mode", DEFAULT)
+    assert other.converged
+    for column in ("df", "t", "satterthwaite_df"):
+        np.testing.assert_allclose(other.fixed[column], one.fixed[column], rtol=1e-5)
+    np.testing.assert_allclose(other.fixed["se"] / 10.0**power, one.fixed["se"], rtol=1e-6)
+    np.testing.assert_allclose(other.pairs("mode")["se"] / 10.0**power, one.pairs("mode")["se"], rtol=1e-6)
+    assert other.criterion == pytest.approx(one.criterion + 2 * (one.n - 2) * power * np.log(10), rel=1e-9)
+
+
+@pytest.mark.parametrize("residual", [0.1, 0.01, 1e-3, 1e-4])
+def test_satterthwaites_df_do_not_depend_on_how_far_groups_are_apart(residual: float) -> None:
+    rng = np.random.default_rng(0)
+    prompt, mode = np.repeat(np.arange(10), 6), np.tile(["isolated", "visible"], 30)
+    y = rng.normal(size=10)[prompt] + residual * rng.normal(size=60)
+    fit = mixed.fit(pd.DataFrame({"prompt": prompt, "mode": mode, "y": y}), "y ~ mode", ["1|prompt"])
+    np.testing.assert_allclose(fit.satterthwaite["df"], [9, 49], atol=1e-3)
+    np.testing.assert_allclose(fit.fixed["df"], [9, 49], atol=1e-3)
+
+
+def test_terms_are_in_the_formulas_order() -> None:
+    frame, random = stored("slopes")
+    fit = mixed.fit(frame, "y ~ time * arm", random)
+    assert list(fit.anova["term"]) == ["time", "arm", "time:arm"]
+    assert list(fit.fixed["term"]) == ["Intercept", "time", "arm[S.placebo]", "time:arm[S.placebo]"]
+    other = mixed.fit(frame, "y ~ arm * time", random)
+    assert list(other.anova["term"]) == ["arm", "time", "arm:time"]
+    np.testing.assert_allclose(fit.anova["F"], other.anova["F"][[1, 0, 2]], rtol=1e-6)
+    np.testing.assert_allclose(fit.emmeans("arm")["mean"], other.emmeans("arm")["mean"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "boolean"])
+def test_levels_true_and_false_are_called_so(dtype: str) -> None:
+    frame = dataset("design_balanced")
+    frame["seen"] = (frame["mode"] == "visible").astype(dtype)  # type: ignore[call-overload]
+    fit = mixed.fit(frame, "y ~ seen", ["1|prompt"], coding="treatment")
+    assert fit.fixed.loc[1, "term"] == "seen[T.True]"
+
+
 def test_pairs_are_adjusted_as_asked() -> None:
     fit = mixed.fit(dataset("design_balanced"), "y ~ category + mode", DEFAULT)
     plain, most = fit.pairs("category", "none"), fit.pairs("category", "bonferroni")
@@ -168,6 +210,14 @@ def as_text(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(y=frame["y"].astype(str))
 
 
+def twice(column: str) -> Change:
+    return lambda frame: pd.concat([frame, frame[[column]]], axis=1)
+
+
+def dated(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(day=pd.Timestamp("2024-01-01") + pd.to_timedelta(range(len(frame)), unit="D"))
+
+
 def same(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
@@ -249,6 +299,19 @@ def test_a_response_without_residual_is_refused() -> None:
         ),
         (lambda f: f.head(3), "y ~ mode", ["1|seed"], "3 rows cannot tell 2 fixed effects from noise"),
         (lambda f: pd.concat([f] * 31), "y ~ mode", ["1|seed"], "3100 rows are too many, at most 3000"),
+        (lambda f: f.assign(y=f["y"] + 0j), "y ~ mode", ["1|prompt"], "'y' is complex"),
+        (lambda f: f.assign(x=f["y"] + 0j), "y ~ x", ["1|prompt"], "'x' is complex"),
+        (twice("y"), "y ~ mode", ["1|prompt"], "2 columns of the frame are called 'y': rename all but one"),
+        (twice("mode"), "y ~ mode", ["1|prompt"], "2 columns of the frame are called 'mode'"),
+        (lambda f: f.assign(c=[1, "1", 2, 3] * 25), "y ~ c", ["1|prompt"], "'c' has levels 1 and '1'"),
+        (lambda f: f.rename(columns={"mode": "Intercept"}), "y ~ Intercept", ["1|prompt"], "rename it"),
+        (lambda f: f.rename(columns={"prompt": "Residual"}), "y ~ mode", ["1|Residual"], "rename it"),
+        (same, "y ~ mode", ["Intercept|prompt"], "cannot be read"),
+        (same, "y ~ y + mode", ["1|prompt"], "'y' is the response and explains itself"),
+        (same, "y ~ mode", ["y|prompt"], "'y' is the response and cannot be a random effect"),
+        (dated, "y ~ day", ["1|prompt"], "make it a number first, such as days since the earliest"),
+        (lambda f: f.assign(y=1e160 * f["y"]), "y ~ mode", ["1|prompt"], "whose square is no number"),
+        (lambda f: f.assign(y=1e-160 * f["y"]), "y ~ mode", ["1|prompt"], "whose square is no number"),
         (lambda f: f.head(0), "y ~ mode", ["1|seed"], "no row"),
     ],
 )

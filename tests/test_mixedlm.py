@@ -92,6 +92,14 @@ def test_the_unit_of_the_response_changes_nothing_but_its_unit() -> None:
     assert other.loglik == pytest.approx(one.loglik - (len(made) - 2) * np.log(1e6), abs=1e-6)
 
 
+@pytest.mark.parametrize("power", [-150, 150])
+def test_a_response_of_any_size_is_compared(power: int) -> None:
+    made = gaps()
+    made["downweighting"] *= 10.0**power
+    ours = mixed.fit(made, "downweighting ~ mode", DEFAULT)
+    assert mixedlm.crosscheck(ours, made, "downweighting ~ mode", DEFAULT).same
+
+
 def test_what_statsmodels_warns_of_is_text_and_no_warning() -> None:
     made = pd.read_csv(HERE / "design_singular.csv")
     with warnings.catch_warnings():

@@ -107,6 +107,30 @@ def test_a_start_on_a_false_boundary_is_left() -> None:
     assert reml.state(of, reml.relative(k, released)).value < reml.state(of, np.zeros(2)).value
 
 
+@pytest.mark.parametrize("almost", [1e-15, 1e-9, 1e-6, 1e-5])
+def test_a_theta_of_almost_0_is_left_as_0_is(almost: float) -> None:
+    of = problem(4, (2.0, 1.0))
+    k, _ = reml.quadratic(of.sizes)
+    stuck = np.array([reml.maximise(of).theta[0], almost])
+    released = reml._release(of, k, stuck)
+    assert released is not None
+    assert reml.state(of, reml.relative(k, released)).value < reml.state(of, reml.relative(k, stuck)).value
+
+
+@pytest.mark.parametrize("slope", [None, 0.7])
+def test_the_compact_problem_has_the_same_criterion_in_fewer_rows(slope: float | None) -> None:
+    of = problem(7, slope=slope, lost=6)
+    small = reml.compact(of)
+    assert small.freedom == of.freedom
+    assert len(small.y) < len(of.y) - of.q.shape[1]
+    for g in np.random.default_rng(8).uniform(0.5, 1.5, (3, len(of.kernels))):
+        g[1:-1] /= 10  # a covariance below the variances
+        whole, here = reml.state(of, g), reml.state(small, g)
+        assert here.value == pytest.approx(whole.value, abs=1e-9)
+        np.testing.assert_allclose(here.slope, whole.slope, atol=1e-9)
+        np.testing.assert_allclose(reml.curvature(small, here), reml.curvature(of, whole), atol=1e-8)
+
+
 def test_where_covariances_have_several_optima_the_best_is_taken() -> None:
     rng = np.random.default_rng(473)
     group, other, x = rng.integers(0, 6, 24), rng.integers(0, 4, 24), rng.normal(3, 1, 24)
