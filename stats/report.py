@@ -8,6 +8,7 @@ import json
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -74,7 +75,7 @@ class Report:
         except OSError as error:
             raise BadInput(f"{folder}: the report cannot be written there ({error.strerror})") from error
         finally:
-            if part.parent.is_dir():
+            with suppress(OSError):
                 part.unlink(missing_ok=True)
         return folder / "report.json"
 

@@ -1,5 +1,6 @@
 """Where answers come from: a cube or a tidy table, as parts at one value of every swept axis."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from ..dataset.grid import SWEPT
+from ..dataset.place import Place
 from ..dataset.reading import open_cube
 from ..dataset.schema import DONE
 from ..errors import BadInput
@@ -62,6 +64,11 @@ def opened(source: Any, layers: Sequence[int] | None = None, heads: Sequence[int
         if layers is not None or heads is not None:
             raise BadInput("layers and heads can be chosen of a cube, not of a table: it holds their means")
         return _of_frame("table" if frame is source else Path(source).name, frame)
+    if not isinstance(source, (str, os.PathLike, Place, xr.Dataset)):
+        kind = type(source).__name__
+        raise BadInput(
+            f"answers are of a cube (path, URL, open_cube) or a table (file, DataFrame), got a {kind}"
+        )
     return _of_cube(source if isinstance(source, xr.Dataset) else open_cube(source), layers, heads)
 
 

@@ -102,6 +102,8 @@ def read(frame: pd.DataFrame, response: str = "downweighting") -> Study:
         raise BadInput("the frame has no rows: there is no experiment that is done")
     _must_be_numbers(frame, response)
     _must_be_finite(frame, response)
+    if "parallel_sets" in frame.columns:
+        _must_be_numbers(frame, "parallel_sets")
     own = frame.reset_index(drop=True)
     for name in KEYS:
         if own[name].isna().any():
@@ -126,9 +128,11 @@ def read(frame: pd.DataFrame, response: str = "downweighting") -> Study:
     return replace(made, y=made.table(response))
 
 
-def must_have(frame: pd.DataFrame, names: Iterable[str]) -> None:
+def must_have(frame: pd.DataFrame, names: Sequence[str]) -> None:
     """Refuse a frame that lacks columns, with the nearest to a single one that it has."""
     there = [str(name) for name in frame.columns]
+    if twice := [name for name in names if there.count(name) > 1]:
+        raise BadInput(f"the frame has several columns {twice[0]!r}: leave one")
     lacking = [name for name in names if name not in there]
     near = difflib.get_close_matches(lacking[0], there, n=1) if len(lacking) == 1 else []
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(there) or 'none'}"

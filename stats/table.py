@@ -26,7 +26,7 @@ def is_table(where: Any) -> bool:
 
 def load(path: str | Path) -> pd.DataFrame:
     """The table in a CSV, TSV (compressed or not) or parquet file; its columns are not judged here."""
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         return READERS[_kind(path)](path)
     except FileNotFoundError:
@@ -49,6 +49,10 @@ def _delimited(path: Path, sep: str) -> pd.DataFrame:
     names = [str(name) for name in header.iloc[0]]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise BadInput(f"{path}: there are several columns {twice[0]!r}")
+    if len(names) == 1 and any(mark in names[0] for mark in ",;\t"):
+        raise BadInput(
+            f"{path}: its columns are not separated by {sep!r}, as those of a {path.suffix} are here"
+        )
     missing = {name: [""] if name in WORDS else MISSING for name in names}
     words = {name: str for name in names if name in WORDS}
     frame = pd.read_csv(path, sep=sep, dtype=words, keep_default_na=False, na_values=missing)

@@ -195,6 +195,8 @@ TABLES = {
     "prompt,category,seed,mode,downweighting\na,b,1,isolated,2\na,b,1,isolated,3": "has 2 rows",
     "prompt,category\na,b,c,d,e\n": "its rows have more values than its header has names",
     "prompt,category\na,b\na,b,c\n": "cannot be read as a table",
+    "prompt;category;seed\na;b;1\n": "its columns are not separated by ','",
+    "prompt,category,seed,mode,downweighting,parallel_sets\na,b,1,isolated,2,many": "row 1 of column 'par",
 }
 
 
@@ -259,3 +261,15 @@ def test_a_swept_value_may_be_none():
     assert tc.report(pd.concat([one.assign(prune=None), one.assign(prune="a")]), at={"prune": "a"}).at == {
         "prune": "a"
     }
+
+
+@pytest.mark.parametrize("source", [None, 3, ["cube.zarr"], pd.Series([1.0])])
+def test_what_is_neither_cube_nor_table_is_named(source):
+    with pytest.raises(BadInput, match=r"answers are of a cube .* or a table .*, got a "):
+        tc.report(source)
+
+
+def test_a_column_that_is_there_twice_is_named():
+    one = frame(Design(), Effects(), seed=4)
+    with pytest.raises(BadInput, match="several columns 'prompt'"):
+        tc.report(pd.concat([one, one[["prompt"]]], axis=1))
