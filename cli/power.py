@@ -63,9 +63,9 @@ def power(
     debug: Debug = False,
 ) -> None:
     """Say how many prompts, categories and seeds are worth adding. Exit 1 if the gate withholds it."""
-    from ..stats.power import outlook
-    from ..stats.source import opened
-
+    with console.importing():
+        from ..stats.power import outlook
+        from ..stats.source import opened
     source = opened(cube)
     point = source.point(dict(pair(text) for text in at or ()))
     part = console.with_progress("measuring", lambda progress: source.load(point, progress))
