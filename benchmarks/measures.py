@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write a cube or take one, measure, show; only a cube that was given stays."""
     args = arguments(argv)
     if args.way:
-        print(json.dumps(WAYS[args.way](args.cube)))
-        return 0
+        print(json.dumps(WAYS[args.way](args.cube)), flush=True)
+        os._exit(0)  # once in some thousand starts a native thread crashed a process that took itself apart
     console = Console(width=None if sys.stdout.isatty() else 120, log_path=False)
     with tempfile.TemporaryDirectory(prefix="tempocube-measures-", dir=args.scratch) as scratch:
         where = args.cube or Path(scratch, "cube.zarr")
@@ -229,7 +229,7 @@ def timed(where: Path, way: str) -> Row:
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     wall, after = perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
-        raise RuntimeError(f"{way}: {done.stderr.strip()}")
+        raise RuntimeError(f"{way} ended with {done.returncode}: {done.stderr.strip()}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"wall_s": wall, "wall_cpu_s": cpu, **json.loads(done.stdout)}
 

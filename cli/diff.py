@@ -84,8 +84,11 @@ def _most(lines: list[str]) -> list[str]:
 
 def _table(variables: Sequence["Largest"]) -> list[str]:
     head = ("variable", "largest difference", "cells", "beyond", "where it is")
-    lines = columns([head, *map(_row, variables)])
-    return [line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..." for line in lines]
+    rows = [head, *map(_row, variables)]
+    if max(map(len, columns(rows))) <= WIDTH:
+        return columns(rows)
+    told = zip(columns([row[:-1] for row in rows]), rows, strict=True)  # the place on a line of its own
+    return [line for text, row in told for line in (text, f"    {row[-1]}" if row[-1] else "") if line]
 
 
 def _row(of: "Largest") -> tuple[str, ...]:
