@@ -4,6 +4,7 @@ Prompt means are exact where no experiment is missing; the model is for gaps and
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,7 @@ def _asked(study: Study, crossed: bool, category: bool) -> tuple[str, list[str]]
     return f"y ~ {' + '.join(fixed) or '1'}", random
 
 
+@lru_cache(maxsize=4)  # several answers rest on one fit of one study
 def model(study: Study, crossed: bool = False, category: bool = False) -> mixed.Fit | str:
     """The model of the design, or why there is none."""
     asked = _asked(study, crossed, category)
