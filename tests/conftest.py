@@ -65,3 +65,15 @@ def where(request, tmp_path):
         return str(tmp_path / "cube.zarr")
     request.getfixturevalue("s3")
     return f"s3://tests/{uuid.uuid4().hex}/cube.zarr"
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Writes a small simulated cube, or another, and gives its path."""
+    from measured import SMALL
+    from tempocube.dataset.simulated import Effects, cube
+
+    def made(design=SMALL, effects=None, seed=1, **options):
+        return cube(design, effects or Effects(), tmp_path / "cube.zarr", seed, overwrite=True, **options).url
+
+    return made

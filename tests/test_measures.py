@@ -22,17 +22,6 @@ CELLS = ["prompt", "seed", "mode"]
 Make = Callable[..., str]
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """Writes a simulated cube and gives its path."""
-
-    def made(design: Design = SMALL, effects: Effects | None = None, seed: int = 1, **options: Any) -> str:
-        where = tmp_path / "cube.zarr"
-        return cube(design, effects or Effects(), where, seed, overwrite=True, **options).url
-
-    return made
-
-
 # --- what was planted is found
 
 

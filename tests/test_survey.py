@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,23 +21,12 @@ from tempocube.dataset.caches import user_folder
 from tempocube.dataset.place import Place
 from tempocube.dataset.reading import open_cube
 from tempocube.dataset.schema import FAIL, FAILED, TREATMENT_CHECKS
-from tempocube.dataset.simulated import Design, Effects, cube
+from tempocube.dataset.simulated import Effects, cube
 from tempocube.dataset.store import Driver
 from tempocube.errors import BadInput, CubeError, DamagedError
 from tempocube.stats import cache, measures
 
 Make = Callable[..., str]
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """Writes a simulated cube and gives its path."""
-
-    def made(design: Design = SMALL, effects: Effects | None = None, seed: int = 1, **options: Any) -> str:
-        where = tmp_path / "cube.zarr"
-        return cube(design, effects or Effects(), where, seed, overwrite=True, **options).url
-
-    return made
 
 
 # --- cubes that are not finished, parts of cubes, cubes that are none
