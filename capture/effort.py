@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 
 from . import model as models  # first: it prepares the BLAS before MLX is there  # isort: skip
 
@@ -36,13 +36,14 @@ class Asked:
     facts: ModelFacts
     prompts: dict[str, int]
     wanted: Wanted
+    reader: models.Reader = field(repr=False)
 
     @classmethod
     def of(cls, grid: Grid) -> "Asked":
         """Refuses what the model has not got, and prompts that are too long for it; loads no weights."""
         facts, reader = models.facts(grid.model), models.tokenizer(grid.model)
         prompts = {text: len(reader.prompt_tokens(text, grid.max_sets)) for text in grid.prompt_texts}
-        return cls(grid, facts, prompts, Wanted.of(grid.capture, grid.storage, facts))
+        return cls(grid, facts, prompts, Wanted.of(grid.capture, grid.storage, facts), reader)
 
     def needs(self, tasks: Sequence[Task]) -> int:
         """Bytes that these tasks need together."""

@@ -38,6 +38,7 @@ __all__ = [
     "weight_bytes",
 ]
 
+BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a part of a character decodes to
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken")
 
 
@@ -98,6 +99,18 @@ class Reader:
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens."""
         return str(self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
+
+    def vocabulary(self) -> list[str]:
+        """Text of every token as `text_of` has it; part of a character keeps its raw name."""
+        before = self.tokenizer.encode("a", add_special_tokens=False)[-1:]
+        start = len(self.decode(before))
+        known = range(min(self.vocab, len(self.tokenizer)))
+        texts = self.tokenizer.batch_decode(
+            [[*before, token] for token in known], clean_up_tokenization_spaces=False
+        )
+        raw = self.tokenizer.convert_ids_to_tokens(list(known))
+        named = [name if BROKEN in text else text[start:] for text, name in zip(texts, raw, strict=True)]
+        return [*named, *("" for _ in range(self.vocab - len(known)))]
 
     def text_of(self, *tokens: int) -> str:
         """Text of tokens within a text, so with the space before a word; a character may need several."""

@@ -44,7 +44,9 @@ def run(
     job, longest = Job(grid.model, asked.facts.sha256, patience), max(asked.prompts.values())
     with (
         watching(progress) as watch,
-        Driver(where, grid, asked.facts, longest, overwrite=overwrite) as driver,
+        Driver(
+            where, grid, asked.facts, longest, vocabulary=asked.reader.vocabulary, overwrite=overwrite
+        ) as driver,
     ):
         session = Session(driver, job, options, asked.needs, watch, began)
         session.go(after_leaders(driver.todo(quarantined=retry_quarantined))[:limit])

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,3 +78,8 @@ def _hash(values: Array) -> str:
     hasher = hashlib.sha256(f"{plain.dtype.name}{plain.shape}".encode())
     hasher.update(little.data if little.size else b"")
     return hasher.hexdigest()
+
+
+def vocabulary_hash(words: Iterable[str]) -> str:
+    """What tells a vocabulary that is whole from one that is not."""
+    return hashlib.sha256(json.dumps(list(words)).encode()).hexdigest()

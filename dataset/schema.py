@@ -8,6 +8,7 @@ from .grid import Grid
 SCHEMA_VERSION = 1
 ROOT = "zarr.json"  # the root document: replacing it is what commits a change
 MARK = "tempocube_schema"  # attribute that makes a Zarr group a cube of ours
+VOCABULARY = "vocabulary"  # (vocab,): the text of every token, so that a cube can be read without its model
 REPLACING = "tempocube_replacing"  # attribute of a root whose cube is being replaced
 
 BLOCK = 64  # query rows, slots or steps in a shard

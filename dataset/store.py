@@ -1,6 +1,7 @@
 """Driving a cube: take the lease, create, extend or replace it, and keep its index while workers write."""
 
 import platform
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from ..errors import TempoError
 from . import lease as leases
 from . import replacing
 from .cube import Cube, Index
+from .digest import vocabulary_hash
 from .fit import must_agree, must_fit, traits
 from .grid import Cell, Grid
 from .lease import Lease, Permit
@@ -32,6 +34,7 @@ from .schema import (
     QUARANTINED,
     ROOT,
     SCHEMA_VERSION,
+    VOCABULARY,
     ModelFacts,
     sizes,
 )
@@ -76,7 +79,8 @@ class Driver:
     """The one process that may change a cube's index; a context manager.
 
     Entering it takes the lease, commits the grid to the cube (a new one, or the one that is there), and folds
-    what a run before left. Leaving it folds once more and gives the lease back.
+    what a run before left. Leaving it folds once more and gives the lease back. `vocabulary` gives the text
+    of every token; it is called where a cube is made.
     """
 
     def __init__(
@@ -86,12 +90,13 @@ class Driver:
         facts: ModelFacts,
         prompt_tokens: int,
         *,
+        vocabulary: Callable[[], Sequence[str]] = list,
         overwrite: bool = False,
         beat: float = leases.BEAT,
         stale: float = leases.STALE,
     ) -> None:
         self.place, self.grid = Place.at(where), grid
-        self._facts, self._prompt_tokens = facts, prompt_tokens
+        self._facts, self._prompt_tokens, self._vocabulary = facts, prompt_tokens, vocabulary
         self._overwrite, self._beat, self._stale = overwrite, beat, stale
 
     def __enter__(self) -> "Driver":
@@ -146,10 +151,11 @@ class Driver:
         """Make the cube one that has this grid; the last put is what makes it so."""
         labels = _labels(cube, self.grid, self._facts)
         lengths = sizes(self.grid, self._facts, self._prompt_tokens)
+        words = self._vocabulary() if cube is None else ()
         if cube is None:
             grids: tuple[Grid, ...] = (self.grid,)
-            metas = arrays(self.grid, self._facts, labels, lengths)
-            attrs = _attributes(self.grid, self._facts)
+            metas = arrays(self.grid, self._facts, labels, lengths, len(words))
+            attrs = _attributes(self.grid, self._facts) | _hashed(words)
         else:
             grids = cube.grids if self.grid in cube.grids else (*cube.grids, self.grid)
             cells = {dim: len(values) for dim, values in labels.dims().items()}
@@ -163,6 +169,8 @@ class Driver:
             if changed or place.get(f"{name}/{ROOT}") != document(meta):
                 place.put(f"{name}/{ROOT}", document(meta))
         values = coordinates(self.grid, labels, self._facts) if changed else {}
+        if words:
+            values[VOCABULARY] = np.asarray(words, dtype=object)
         for name, value in (values | {"status": _status(cube, grids, labels)}).items():
             zarr.Array.from_dict(StorePath(place.zarr(read_only=False), name), metas[name])[...] = value
         if changed:
@@ -235,6 +243,10 @@ def _attributes(grid: Grid, facts: ModelFacts) -> dict[str, Any]:
         "python": platform.python_version(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _hashed(words: Sequence[str]) -> dict[str, str]:
+    return {"vocabulary_sha256": vocabulary_hash(words)} if words else {}
 
 
 def _part(part: Any, size: int) -> list[int]:

@@ -23,7 +23,7 @@ from . import schema
 from .encoding import attributes, chunk_shape, index_chunks, shard_shape, status_chunks
 from .grid import Grid
 from .options import label, number_label, plain
-from .schema import CHECKS, INDEX, ModelFacts, Variable
+from .schema import CHECKS, INDEX, VOCABULARY, ModelFacts, Variable
 from .shards import BLOSC_BLOCK, LEVEL
 
 COORDINATE_CHUNK = 4096
@@ -98,14 +98,16 @@ def _union(old: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*old, *(value for value in new if value not in old))
 
 
-def arrays(grid: Grid, facts: ModelFacts, labels: Labels, sizes: Mapping[str, int]) -> Metas:
-    """Metadata of every array of a new cube."""
+def arrays(grid: Grid, facts: ModelFacts, labels: Labels, sizes: Mapping[str, int], words: int = 0) -> Metas:
+    """Metadata of every array of a new cube; `words`: how many tokens have a text."""
     cells = {dim: len(values) for dim, values in labels.dims().items()}
     store = MemoryStore()
     zarr.create_group(store)
     for name, values in coordinates(grid, labels, facts).items():
         dims = ("prompt",) if name in ("prompt_text", "category") else (name,)
         _create(store, name, values.shape, values.dtype, None, (COORDINATE_CHUNK,), dims)
+    if words:
+        _create(store, VOCABULARY, (words,), np.dtype(object), None, (words,), ("vocab",))
     for variable in INDEX:
         chunks = status_chunks(cells) if variable.name == "status" else index_chunks(cells)
         _create_variable(

@@ -11,9 +11,21 @@ import numpy.typing as npt
 
 from ..errors import TempoError
 from .cube import Cube, Index, one_line
-from .digest import Digest, path_digest
+from .digest import Digest, path_digest, vocabulary_hash
 from .encoding import decode, row_axis
-from .schema import BLOCK, DONE, FAILED, INDEX, NOT_ASKED, PENDING, QUARANTINED, ROOT, STATUS, Variable
+from .schema import (
+    BLOCK,
+    DONE,
+    FAILED,
+    INDEX,
+    NOT_ASKED,
+    PENDING,
+    QUARANTINED,
+    ROOT,
+    STATUS,
+    VOCABULARY,
+    Variable,
+)
 from .template import coordinates, document
 from .visibility import asked_rows, existence, visibility
 from .writing import failed_checks
@@ -173,6 +185,9 @@ def _coordinates(cube: Cube, status: npt.NDArray[np.uint8]) -> Iterator[Problem]
     for name, values in coordinates(cube.grids[0], cube.labels, cube.facts).items():
         if cube.read(name).tolist() != values.tolist():
             yield Problem("", f"the coordinate {name} is not what it was")
+    told = cube.attrs.get("vocabulary_sha256")
+    if told and told != vocabulary_hash(cube.read(VOCABULARY).tolist()):
+        yield Problem("", "the vocabulary is not what it was")
     forgotten = {index for grid in cube.grids for index, _ in cube.asked(grid) if status[index] == NOT_ASKED}
     for index in sorted(forgotten):
         yield Problem(cube.name(index), "was asked for, but its status says that it was not")

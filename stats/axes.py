@@ -23,11 +23,16 @@ MODES = " - ".join(reversed(PAIR))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """The experiments at one value of every axis, and what was measured between their modes."""
+    """The experiments at one value of every axis, and what was measured between their modes.
+
+    Of a cube also its sets, and the lazy Dataset itself at that value; of a table there is neither.
+    """
 
     frame: pd.DataFrame
     between: pd.DataFrame | None = None
     maps: xr.DataArray | None = None
+    steps: pd.DataFrame | None = None
+    cube: xr.Dataset | None = None
 
 
 @dataclass(frozen=True, slots=True)

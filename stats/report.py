@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import BadInput
 from .answers import Answers, answer
-from .axes import Row, compare
+from .axes import Part, Row, compare
 from .gate import Check
 from .questions import plain
 from .source import opened
@@ -35,6 +35,7 @@ class Report:
     at: Mapping[str, Any]
     answers: Answers
     axes: Mapping[str, tuple[Row, ...]]
+    part: Part
 
     def __repr__(self) -> str:
         gate = "the gate holds" if self.passed else "the gate FAILED"
@@ -110,7 +111,7 @@ def report(
     attrs = first.frame.attrs
     about = {key: attrs[key] for key in ABOUT if key in attrs}
     made = {"name": whole.name, "response": response, "tempocube": version("tempocube"), **about}
-    return Report(made, chosen, _with_cells(found, attrs.get("cells") or {}), swept)
+    return Report(made, chosen, _with_cells(found, attrs.get("cells") or {}), swept, first)
 
 
 def _with_cells(found: Answers, cells: Mapping[str, int]) -> Answers:

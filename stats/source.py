@@ -109,7 +109,8 @@ def _of_cube(cube: xr.Dataset, layers: Sequence[int] | None, heads: Sequence[int
         found = measures.once(here, layers=layers, heads=heads, progress=progress)
         frame = measures.experiments(found)
         both = set(PAIR) <= set(frame["mode"])
-        return Part(frame, measures.between(found, *PAIR) if both else None, measures.maps(found))
+        pairs = measures.between(found, *PAIR) if both else None
+        return Part(frame, pairs, measures.maps(found), measures.steps(found), here)
 
     return Source(name, axes, load, lambda point: int((part(point)["status"] == DONE).sum()))
 

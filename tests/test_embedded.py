@@ -69,6 +69,18 @@ def test_every_token_has_a_text_and_they_make_up_the_whole(loaded: model.Model) 
     assert all(loaded.text_of(token) for token in range(loaded.vocab))
 
 
+def test_the_vocabulary_has_the_text_of_each_token_and_names_parts_of_characters(loaded: model.Model) -> None:
+    words = loaded.vocabulary()
+    assert len(words) == loaded.vocab
+    broken = 0
+    for token, word in enumerate(words):
+        text = loaded.text_of(token)
+        assert model.BROKEN not in word
+        broken += model.BROKEN in text
+        assert word == text or model.BROKEN in text
+    assert broken > 0
+
+
 def test_the_model_card_says_what_training_measured() -> None:
     card = (PATH / "README.md").read_text("utf-8")
     measured = json.loads((PATH / "training.json").read_text("utf-8"))

@@ -122,6 +122,13 @@ def test_a_token_that_the_tokenizer_cannot_make_is_refused(tmp_path: Path) -> No
         small.prompt_tokens("the cat")
 
 
+def test_ids_that_no_token_has_are_empty_in_the_vocabulary(tmp_path: Path) -> None:
+    reader = model.tokenizer(str(write(tmp_path / "llama", "llama")))
+    words = reader.vocabulary()
+    assert len(words) == reader.vocab
+    assert not any(words[len(reader.tokenizer) :])
+
+
 def test_a_config_that_only_transformers_refuses_is_no_hindrance(tmp_path: Path) -> None:
     folder = write(tmp_path / "three", "llama", num_attention_heads=3, num_key_value_heads=1)
     loaded, usual = model.load(str(folder)), model.tokenizer(str(write(tmp_path / "llama", "llama")))
