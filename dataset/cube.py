@@ -1,6 +1,7 @@
 """An open cube: its root document, and what follows from it."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property, reduce
 from typing import Any, cast
@@ -221,5 +222,5 @@ def one_line(error: BaseException) -> str:
 
 def chunk_index(key: str) -> Index:
     """Where in its array a chunk or shard lies, by its key; empty for a file that is none."""
-    parts = key.split("/")[2:]
-    return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else ()
+    mark, *parts = re.split("[./]", key.partition("/")[2])
+    return tuple(map(int, parts)) if mark == "c" and all(part.isdecimal() for part in parts) else ()

@@ -116,7 +116,7 @@ class Ledger:
         """Cells with a shard put after their receipt was, or after a time."""
         late = set()
         for name in self.cube.data:
-            for stored in self.cube.place.list(f"{name}/c"):
+            for stored in self.cube.place.list(name):
                 index = chunk_index(stored.key)[: len(self.cube.shape)]
                 known = self._folded_at.get(index, math.inf) if since is None else since
                 if index and stored.modified > known:

@@ -6,7 +6,7 @@ The layout is that of Zarr's core codec `sharding_indexed`: inner chunks one aft
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numcodecs.blosc as blosc
@@ -34,8 +34,23 @@ def shards(meta: Mapping[str, Any], start: Ints, block: Array, fill: Any) -> Ite
     grid = tuple(-(-n // m) for n, m in zip(block.shape, whole, strict=True))
     inner = tuple(n // m for n, m in zip(whole, chunk, strict=True))
     for at, part in _parts(block, whole, grid):
-        key = "/".join(str(a + b) for a, b in zip(first, at, strict=True))
-        yield f"c/{key}", _encoded(part, chunk, inner, fill)
+        yield (
+            shard_key(meta, (a + b for a, b in zip(first, at, strict=True))),
+            _encoded(part, chunk, inner, fill),
+        )
+
+
+def shard_key(meta: Mapping[str, Any], at: Iterable[int]) -> str:
+    """Where a shard lies, after the array's name."""
+    between = meta["chunk_key_encoding"]["configuration"]["separator"]
+    return between.join(("c", *map(str, at)))
+
+
+def shard_keys(meta: Mapping[str, Any], index: Ints) -> Iterator[str]:
+    """Where all shards of one cell lie, after the array's name."""
+    whole = meta["chunk_grid"]["configuration"]["chunk_shape"]
+    grid = [-(-n // m) for n, m in zip(meta["shape"], whole, strict=True)][len(index) :]
+    return (shard_key(meta, (*index, *at)) for at in itertools.product(*map(range, grid)))
 
 
 def _parts(block: Array, size: Sequence[int], grid: Ints) -> Iterator[tuple[Ints, Array]]:

@@ -213,6 +213,8 @@ def _create(
     shards: tuple[int, ...] | None = None,
     attrs: Mapping[str, Any] | None = None,
 ) -> None:
+    # shards of all cells in one folder: making folders takes longer than writing small shards
+    between = "/" if shards is None else "."
     text = dtype == "string" or dtype == np.dtype(object)
     blosc = BloscCodec(cname="zstd", clevel=LEVEL, shuffle="shuffle", blocksize=BLOSC_BLOCK)
     codecs: list[Any] = [blosc, Crc32cCodec()]
@@ -227,6 +229,7 @@ def _create(
             chunks=chunks,
             shards=shards,
             compressors=ZstdCodec(level=3, checksum=True) if text else codecs,
+            chunk_key_encoding={"name": "default", "separator": between},
             dimension_names=dims,
             attributes=dict(attrs or {}),
         )

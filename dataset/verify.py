@@ -26,6 +26,7 @@ from .schema import (
     VOCABULARY,
     Variable,
 )
+from .shards import shard_key
 from .template import coordinates, document
 from .visibility import asked_rows, existence, visibility
 from .writing import failed_checks
@@ -217,10 +218,13 @@ def _missing_shards(cube: Cube, index: Index, length: int, sets: int) -> list[st
 
 def missing_shards(cube: Cube, index: Index, variable: Variable, rows: Iterable[int]) -> list[str]:
     """Blocks of a cell's rows without a shard; reading them would give nothing but fill."""
-    folder = f"{variable.name}/c/{'/'.join(map(str, index))}"
-    part = 2 + len(index) + row_axis(variable)
-    there = {int(stored.key.split("/")[part]) for stored in cube.place.list(folder)}
+    meta, axis = cube.metas[variable.name], row_axis(variable)
+    blocks = sorted({row // BLOCK for row in rows})
+    # a row has some of the first keys, so that the first shard of its block is never empty
+    places = ((*index, *(block if i == axis else 0 for i in range(len(variable.dims)))) for block in blocks)
+    keys = [f"{variable.name}/{shard_key(meta, at)}" for at in places]
     return [
-        f"{variable.name}: the shard of rows {block * BLOCK}.. is missing ({folder})"
-        for block in sorted({row // BLOCK for row in rows} - there)
+        f"{variable.name}: the shard of rows {block * BLOCK}.. is missing ({key})"
+        for block, key, size in zip(blocks, keys, cube.place.each(cube.place.size, keys), strict=True)
+        if size is None
     ]

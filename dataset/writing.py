@@ -17,7 +17,7 @@ from .grid import Cell
 from .lease import Permit
 from .place import Place, Stored, checksum
 from .schema import BLOCK, CHECKS, DONE, FAIL, FAILED, INDEX, NOT_APPLICABLE, Variable
-from .shards import shards
+from .shards import shard_keys, shards
 from .visibility import NEVER
 
 RECEIPTS = "status/run/receipts"  # inside an array's folder, where no Zarr reader lists
@@ -141,11 +141,13 @@ class CellWriter:
 
     def _clear_older_tries(self) -> None:
         """Shards that a longer try left before it was killed would pass for rows of this one."""
-        folders = [f"{name}/c/{'/'.join(map(str, self.index))}" for name in self.cube.data]
-        there = [stored.key for folder in folders for stored in self.cube.place.list(folder)]
-        if left := [key for key in there if key not in self._shards]:
+        place, metas = self.cube.place, self.cube.metas
+        every = [f"{name}/{key}" for name in self.cube.data for key in shard_keys(metas[name], self.index)]
+        others = [key for key in every if key not in self._shards]
+        sizes = place.each(place.size, others)
+        if left := [key for key, size in zip(others, sizes, strict=True) if size is not None]:
             self._permit.check()
-            self.cube.place.delete(left)
+            place.delete(left)
 
     def _must_line_up(self, variable: Variable, start: int, rows: int) -> None:
         """Refuse a block that would share a shard with another write."""

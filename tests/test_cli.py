@@ -117,7 +117,7 @@ def test_verify_says_what_is_wrong_and_exits_with_1(tmp_path):
     cube = fill(tmp_path / "a.zarr", grid(1), facts())
     code, out, _ = run("tempo-stats", "verify", tmp_path / "a.zarr")
     assert (code, out.splitlines()[0]) == (0, "4 done")
-    cube.place.delete([cube.place.list("logits/c/0/1/1")[0].key])
+    cube.place.delete(["logits/c.0.1.1.0.0"])
     code, out, _ = run("tempo-stats", "verify", tmp_path / "a.zarr")
     assert code == 1
     assert "prompt=p0 seed=2 mode=visible: logits: the shard of rows 0.. is missing" in out

@@ -105,7 +105,7 @@ def test_files_that_other_programs_leave_in_a_cube_disturb_nobody(tmp_path):
         "status/c",
         "status/run/lease",
         "status/run/receipts",
-        "log_attention/c/0/0/0",
+        "log_attention",
     ):
         (tmp_path / "a.zarr" / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / "a.zarr" / folder / ".DS_Store").write_bytes(b"x")

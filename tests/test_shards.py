@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +9,8 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore, StorePath
 
-from tempocube.dataset.shards import shards
+from tempocube.dataset.cube import chunk_index
+from tempocube.dataset.shards import shard_key, shards
 
 
 @st.composite
@@ -52,3 +54,10 @@ def test_zarr_reads_what_was_encoded_here(made):
     if np.isnan(values).all() if fill != fill else (values == fill).all():
         assert empty
         assert not any(key.startswith("x/c") for key in store._store_dict)
+
+
+@pytest.mark.parametrize(("between", "key"), [("/", "c/1/0/2"), (".", "c.1.0.2")])
+def test_shards_lie_where_the_array_says(between, key):
+    meta = {"chunk_key_encoding": {"configuration": {"separator": between}}}
+    assert shard_key(meta, (1, 0, 2)) == key
+    assert chunk_index(f"logits/{key}") == (1, 0, 2)
