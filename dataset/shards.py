@@ -42,7 +42,7 @@ def shards(meta: Mapping[str, Any], start: Ints, block: Array, fill: Any) -> Ite
 
 def shard_key(meta: Mapping[str, Any], at: Iterable[int]) -> str:
     """Where a shard lies, after the array's name."""
-    between = meta["chunk_key_encoding"]["configuration"]["separator"]
+    between: str = meta["chunk_key_encoding"]["configuration"]["separator"]
     return between.join(("c", *map(str, at)))
 
 

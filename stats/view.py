@@ -16,13 +16,14 @@ import numpy.typing as npt
 
 from ..dataset.cube import Cube
 from ..dataset.encoding import decode
-from ..dataset.schema import VOCABULARY
+from ..dataset.schema import CHECKS, INDEX, VOCABULARY
 from ..dataset.visibility import visibility
 from ..errors import BadInput
 from .subjects import Experiment, Subjects
 
 __all__ = ["Candidate", "View", "view", "views"]
 
+MOST_KEPT = 1 << 24  # stored weights of an experiment that a view holds on to
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.integer[Any]]
 
@@ -61,16 +62,18 @@ class View:
     top_token: Ints
     top_logprob: Floats
 
-    def __init__(self, subjects: Subjects, experiment: Experiment) -> None:
+    def __init__(
+        self, subjects: Subjects, experiment: Experiment, small: Mapping[str, Any] | None = None
+    ) -> None:
         self.cube, self.index, self.mode = subjects.cube, experiment.index, experiment.mode
         self.layers, self.heads, self.window = subjects.layers, subjects.heads, experiment.window
         self.place: Mapping[str, Any] = subjects.named(experiment.index)
         self.name = self.cube.name(experiment.index)
         self.prompt_text = self.cube.labels.prompt_text[experiment.index[0]]
         self._array = subjects.attention
-        row = self.cube.row(experiment.index)
+        row = self.cube.row(experiment.index, small)
         self.rendered: str = row["text"]
-        self.checks = dict(zip(self.cube.read("check").tolist(), row["check_result"].tolist(), strict=True))
+        self.checks = dict(zip(CHECKS, row["check_result"].tolist(), strict=True))
         for name in View.__annotations__:
             setattr(self, name, row[name])
 
@@ -160,16 +163,26 @@ class View:
         return np.stack([self._weights(layer, self.heads) for layer in self.layers])
 
     def _weights(self, layer: int, heads: tuple[int, ...]) -> Floats:
-        """(head, query, key) of one layer, so that memory holds no more than that of a large experiment."""
+        """(head, query, key) of one layer."""
         if self._array is None:
             raise BadInput(
                 f"{self.cube.place}: attention was not captured; set capture.attention in the grid"
             )
-        place: Any = (*self.index, layer, slice(None), slice(self.slots))
-        stored = self.cube.array(self._array)[place]
-        chosen = np.asarray(stored)[list(heads), :, : self.slots]
+        stored = self._stored(slice(layer, layer + 1))[0] if self._whole is None else self._whole[layer]
         codec = self.cube.data[self._array].codec
+        chosen = stored[list(heads)]
         return cast(Floats, decode(chosen, codec, logs=False) if codec else chosen)
+
+    @cached_property
+    def _whole(self) -> npt.NDArray[Any] | None:
+        """All layers as stored, where memory does not mind: a chunk holds several, and is decoded once."""
+        one = self.cube.facts.layers * self.cube.facts.heads * self.slots**2
+        return self._stored(slice(None)) if one <= MOST_KEPT else None
+
+    def _stored(self, layers: slice) -> npt.NDArray[Any]:
+        """(layer, head, query, key) codes or weights."""
+        place: Any = (*self.index, layers, slice(None), slice(self.slots), slice(self.slots))
+        return np.asarray(self.cube.array(str(self._array))[place])
 
 
 def view(
@@ -190,7 +203,8 @@ def view(
 def views(cube: Any) -> Iterator[View]:
     """All done experiments, one after the other."""
     subjects = cube if isinstance(cube, Subjects) else Subjects(cube)
-    return (View(subjects, subjects.experiment(index)) for index in subjects.indices)
+    small = {variable.name: subjects.cube.read(variable.name) for variable in INDEX}
+    return (View(subjects, subjects.experiment(index), small) for index in subjects.indices)
 
 
 def _label(subjects: Subjects, dim: str, value: Any) -> Any:
