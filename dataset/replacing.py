@@ -11,7 +11,7 @@ from . import lease as leases
 from .grid import SWEPT
 from .lease import Lease
 from .place import Place
-from .schema import COORDINATES, DATA, INDEX, MARK, REPLACING, ROOT
+from .schema import COORDINATES, DATA, INDEX, MARK, REPLACING, ROOT, VOCABULARY
 
 Build = Callable[[Place, Lease], None]
 
@@ -42,7 +42,13 @@ def _ours(data: bytes | None) -> bool:
 
 def replace(place: Place, lease: Lease, build: Build) -> None:
     """A new cube in place of the old one, under the same lease; nothing but a cube is removed."""
-    known = {ROOT, *(variable.name for variable in (*INDEX, *DATA.values())), *COORDINATES, *SWEPT}
+    known = {
+        ROOT,
+        *(variable.name for variable in (*INDEX, *DATA.values())),
+        *COORDINATES,
+        *SWEPT,
+        VOCABULARY,
+    }
     there = {stored.key.split("/")[0] for stored in place.list()}
     if strangers := {name for name in there - known if not name.startswith(".")}:
         raise CubeError(

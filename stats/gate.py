@@ -114,7 +114,12 @@ def _treatment(study: Study, withheld: dict[str, str]) -> list[Check]:
         detail += f", {silent} {verb(silent, 'does', 'do')} not apply"
     if not held and not bad:
         detail = f"none of {how_many(len(told), 'check')} applies to any experiment: nothing was verified"
-    status: Status = "fail" if bad else "pass" if held else "suspect"
+    imported = study.frame.attrs.get("imported")
+    if imported:
+        unseen = ", ".join(name for name in told if name not in held and name not in bad)
+        detail = f"imported from {imported['from']}, where nobody looked at {unseen}"
+        _withhold(withheld, OF_MODES, f"{detail}: nothing shows what the modes did")
+    status: Status = "fail" if bad else "pass" if held and not imported else "suspect"
     checks = [
         Check(name, "fail", f"failed in {how_many(count, 'experiment')}") for name, count in bad.items()
     ]

@@ -221,6 +221,7 @@ def _attrs(subjects: Subjects) -> dict[str, Any]:
     return {
         "url": subjects.cube.place.url,
         "control": attrs["control"],
+        "imported": attrs.get("imported"),
         "digest": subjects.digest,
         "model": subjects.cube.facts.id,
         "replay": attrs["grid"][0].get("replay"),

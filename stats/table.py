@@ -11,7 +11,7 @@ from ..errors import BadInput
 __all__ = ["is_table", "load"]
 
 MISSING = ["", "NA", "N/A", "n/a", "<NA>", "NaN", "nan", "-nan", "NULL", "null", "None"]  # of numbers
-WORDS = ("prompt", "category", "mode", "path_digest", "reason", "readout", "prune", "ablate")
+WORDS = ("prompt", "category", "mode", "path_digest", "reason", "readout", "prune", "ablate", "control")
 READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".csv": lambda path: _delimited(path, ","),
     ".tsv": lambda path: _delimited(path, "\t"),
@@ -28,7 +28,7 @@ def load(path: str | Path) -> pd.DataFrame:
     """The table in a CSV, TSV (compressed or not) or parquet file; its columns are not judged here."""
     path = Path(path).expanduser()
     try:
-        return READERS[_kind(path)](path)
+        return _marked(READERS[_kind(path)](path))
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except KeyError:
@@ -36,6 +36,14 @@ def load(path: str | Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:  # what is no table is told by pandas as one of its ValueErrors
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(f"{path}: cannot be read as a table ({why})") from error
+
+
+def _marked(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table that was exported from a control cube stays one."""
+    controls = frame["control"].dropna().unique().tolist() if "control" in frame.columns else []
+    if said := [str(each) for each in controls if str(each)]:
+        frame.attrs["control"] = ", ".join(said)
+    return frame
 
 
 def _kind(path: Path) -> str:

@@ -129,6 +129,17 @@ def test_a_check_that_applies_nowhere_does_not_count_as_one_that_holds() -> None
     assert detail(gate(made), "treatment") == "1 of 2 checks holds, 1 does not apply"
 
 
+def test_what_was_imported_is_not_taken_for_checked_and_modes_are_withheld() -> None:
+    made = simulated()
+    made.attrs["checks"] = {"finite": {"pass": 100, "fail": 0}, "isolation": {"pass": 0, "fail": 0}}
+    made.attrs["imported"] = {"from": "old", "files": [], "missing": []}
+    found = gate(made)
+    assert status(found)["treatment"] == "suspect"
+    assert detail(found, "treatment") == "imported from old, where nobody looked at isolation"
+    assert {"modes", "cross_parallel"} <= found.withheld.keys()
+    assert "downweighting" not in found.withheld
+
+
 @pytest.mark.parametrize(
     ("checks", "says"),
     [

@@ -116,6 +116,12 @@ def test_a_task_knows_whether_its_cell_was_finished_meanwhile(where):
         assert [task.done() for task in (first, second, third)] == [True, False, False]
 
 
+def test_a_cube_with_a_vocabulary_can_be_overwritten(where):
+    for words in (["a", "b"], ["c"]):
+        fill(where, grid(1), vocabulary=lambda words=words: words, overwrite=True)
+        assert Cube.open(where).read("vocabulary").tolist() == words
+
+
 def test_overwrite_gives_a_new_cube(where):
     fill(where, grid())
     other = grid(1, threshold=0.3)
