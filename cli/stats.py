@@ -9,9 +9,12 @@ import typer
 
 from ..words import in_bytes
 from . import console
+from .ask import ask
 from .diff import diff
+from .exchange import export, import_
 from .power import power
 from .report import report
+from .show import show
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False
@@ -30,8 +33,12 @@ def stats() -> None:
 
 
 app.command()(report)
+app.command()(show)
+app.command()(ask)
 app.command()(power)
 app.command()(diff)
+app.command()(export)
+app.command("import")(import_)
 
 
 @app.command()

@@ -5,7 +5,7 @@
 >>> seen.attention(layer=1)[seen.of_step(3)]         # the set's rows, mean over heads
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
@@ -155,22 +155,22 @@ class View:
         heads = self.heads if head is None else (_must("head", head, self.heads),)
         total = np.zeros((self.slots, self.slots), dtype=np.float64)
         for each in layers:
-            total += self._weights(each, heads).mean(axis=0, dtype=np.float64)
+            total += self.by_head(each, heads).mean(axis=0, dtype=np.float64)
         return (total / len(layers)).astype(np.float32)
 
     def cube_attention(self) -> Floats:
         """(layer, head, query, key): all that was captured."""
-        return np.stack([self._weights(layer, self.heads) for layer in self.layers])
+        return np.stack([self.by_head(layer) for layer in self.layers])
 
-    def _weights(self, layer: int, heads: tuple[int, ...]) -> Floats:
-        """(head, query, key) of one layer."""
+    def by_head(self, layer: int, heads: Sequence[int] | None = None) -> Floats:
+        """(head, query, key): weights of one layer, of those heads that were captured where none are said."""
         if self._array is None:
             raise BadInput(
                 f"{self.cube.place}: attention was not captured; set capture.attention in the grid"
             )
         stored = self._stored(slice(layer, layer + 1))[0] if self._whole is None else self._whole[layer]
         codec = self.cube.data[self._array].codec
-        chosen = stored[list(heads)]
+        chosen = stored[list(self.heads if heads is None else heads)]
         return cast(Floats, decode(chosen, codec, logs=False) if codec else chosen)
 
     @cached_property
