@@ -8,6 +8,7 @@ import typer
 
 from ..errors import BadInput
 from . import console
+from .answers import entry
 
 if TYPE_CHECKING:
     from ..stats.report import Report
@@ -49,6 +50,21 @@ Numbers = Annotated[
     str | None, typer.Option(metavar="LIST", help="average over these only, as 0,2,5-7", show_default=False)
 ]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="of permutations and bootstraps")]
+Explore = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PROMPTS",
+        help="prompts whose steps can be explored on the page, as p0,p3 (default: a few)",
+        show_default=False,
+    ),
+]
+Experiment = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="what exp1 ... exp5 of the seeds come to; may be repeated", show_default=False
+    ),
+]
+NoHtml = Annotated[bool, typer.Option("--no-html", help="numbers only: no page and no figures, but quick")]
 
 MOST = 9_999
 
@@ -63,6 +79,9 @@ def report(
     layers: Numbers = None,
     heads: Numbers = None,
     seed: Seed = 0,
+    explore: Explore = None,
+    experiment: Experiment = None,
+    no_html: NoHtml = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -80,19 +99,75 @@ def report(
         "seed": seed,
     }
     _must_be_known(only or ())
+    _must_be_an_experiment(experiment or (), cube)
+    explored = _explored(explore, cube, no_html)
     where = out or _folder(cube)
     if Path(where).exists() and not Path(where).is_dir():
         raise BadInput(f"--out {where}: is a file, and the report needs a folder")
     made: Report = console.with_progress(
         "measuring", lambda progress: make(cube, progress=progress, **options)
     )
+    made = made.with_experiments(*experiment) if experiment else made
     chosen = made.only(*only) if only else made
-    written = made.write(where)
+    written = made.write(where, html=not no_html, explore=explored)
     if as_json:
         console.say_text(chosen.to_json())
     else:
-        console.say("\n".join([*shown.lines(chosen), "", *shown.entry("numbers", str(written))]))
+        told = _experiments(chosen) if experiment and not only else shown.lines(chosen)
+        console.say("\n".join([*told, "", *_files(written)]))
     raise typer.Exit(console.FINE if made.passed else console.SOME_FAILED)
+
+
+def _files(written: Path) -> list[str]:
+    """Where the numbers are, and the page if there is one."""
+    numbers = written.with_name("report.json")
+    page = [] if written == numbers else entry("page", str(written))
+    return [*entry("numbers", str(numbers)), *page]
+
+
+def _experiments(report: "Report") -> list[str]:
+    """The experiments that were asked for, instead of the answers."""
+    from . import experiment as shown
+
+    told = entry(report.source["name"], "the gate holds" if report.passed else "the gate FAILED")
+    for each in report.experiments:
+        told += ["", *shown.lines(each)]
+    return told
+
+
+def _must_be_an_experiment(names: Sequence[str], source: str) -> None:
+    """Before hours of measuring."""
+    if not names:
+        return
+    from ..stats.replication.experiments import EXPERIMENTS
+    from ..stats.table import is_table
+
+    if odd := [name for name in names if name not in EXPERIMENTS]:
+        raise BadInput(f"--experiment {odd[0]}: there are {', '.join(EXPERIMENTS)}")
+    if is_table(source):
+        raise BadInput("--experiment: looks into a cube, and a table holds means of experiments only")
+
+
+def _explored(text: str | None, source: str, no_html: bool) -> tuple[str, ...]:
+    """p0,p3 as prompts that are there: known before hours of measuring."""
+    if text is None:
+        return ()
+    from ..dataset.cube import Cube
+    from ..stats.table import is_table
+
+    if no_html or is_table(source):
+        why = (
+            "a table has no steps to look at"
+            if is_table(source)
+            else "without a page nothing can be explored"
+        )
+        raise BadInput(f"--explore {text}: {why}")
+    there = Cube.open(source).labels.prompt
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if odd := [name for name in names if name not in there]:
+        more = f" and {len(there) - 20} more" if len(there) > 20 else ""
+        raise BadInput(f"--explore {odd[0]}: no such prompt; there are {', '.join(there[:20])}{more}")
+    return names
 
 
 def _must_be_known(names: Sequence[str]) -> None:

@@ -48,6 +48,7 @@ def main() -> None:
     print(f"the cube takes {stored / 1e6:.1f} MB; any xarray opens it")
     show("tempo-stats", "report", str(CUBE))
     print(f"\nThe cube lies in {CUBE.resolve()}.")
+    print(f"Its report, to be opened in a browser: {CUBE.resolve()}-report/index.html")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,11 @@
 """
 
 import json
-import os
-import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
 from .answers import Answers, answer
@@ -21,6 +18,9 @@ from .gate import Check
 from .questions import plain
 from .source import opened
 from .survey import Progress
+
+if TYPE_CHECKING:
+    from .replication.result import Experiment
 
 __all__ = ["Report", "report"]
 
@@ -36,6 +36,7 @@ class Report:
     answers: Answers
     axes: Mapping[str, tuple[Row, ...]]
     part: Part
+    experiments: tuple["Experiment", ...] = ()
 
     def __repr__(self) -> str:
         gate = "the gate holds" if self.passed else "the gate FAILED"
@@ -54,31 +55,41 @@ class Report:
         kept = {name: known[name] for name in known if name in names}
         return replace(self, answers=replace(self.answers, answers=kept))
 
+    def with_experiments(self, *names: str) -> "Report":
+        """The same with what the experiments exp1 ... exp5 of the seeds come to."""
+        from .replication.experiments import experiment
+
+        source = self.part.cube if self.part.cube is not None else self.part.frame
+        return replace(self, experiments=tuple(experiment(source, name, self) for name in names))
+
     def to_dict(self) -> dict[str, Any]:
         """The shape of report.json, plain values only."""
         swept = {name: [asdict(row) for row in rows] for name, rows in self.axes.items()}
         own = plain({"source": self.source, "at": self.at, "axes": swept})
         told: dict[str, Any] = self.answers.to_dict() | own
+        if self.experiments:
+            told["experiments"] = [each.to_dict() for each in self.experiments]
         return told
 
     def to_json(self) -> str:
         """The same as text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
 
-    def write(self, folder: str | Path) -> Path:
-        """Put report.json into a folder, which is made if need be; what was there is replaced in one step."""
-        folder = Path(folder)
-        part = folder / f".{uuid.uuid4().hex}.part"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            part.write_text(self.to_json() + "\n", encoding="utf-8")
-            os.replace(part, folder / "report.json")
-        except OSError as error:
-            raise BadInput(f"{folder}: the report cannot be written there ({error.strerror})") from error
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-        return folder / "report.json"
+    def to_html(self, explore: Sequence[str] = ()) -> str:
+        """One page for people that needs no network; explore: ids of prompts whose steps can be looked at."""
+        from .page import writing
+
+        return writing.page(self, explore)
+
+    def write(self, folder: str | Path, *, html: bool = True, explore: Sequence[str] = ()) -> Path:
+        """Put report.json, tables and, unless it is to be quick, figures and index.html into a folder.
+
+        What an older report left there is replaced, each file in one step; gives the path of the page, or
+        without one of report.json.
+        """
+        from .page import writing
+
+        return writing.write(self, Path(folder), html, explore)
 
 
 def report(
@@ -110,7 +121,8 @@ def report(
     }
     attrs = first.frame.attrs
     about = {key: attrs[key] for key in ABOUT if key in attrs}
-    made = {"name": whole.name, "response": response, "tempocube": version("tempocube"), **about}
+    asked = {"response": response, "sesoi": sesoi, "seed": seed}
+    made = {"name": whole.name, **asked, "tempocube": version("tempocube"), **about}
     return Report(made, chosen, _with_cells(found, attrs.get("cells") or {}), swept, first)
 
 

@@ -16,7 +16,7 @@ DESIGN = Design(categories=(2, 2, 2), seeds=2, **SMALL)
 
 def told(path, *options):
     """What the command says and does with a cube: exit code, report.json, text."""
-    result = CliRunner().invoke(app, ["report", str(path), *options])
+    result = CliRunner().invoke(app, ["report", str(path), "--no-html", *options])
     written = path.with_name(path.name + "-report") / "report.json"
     return result.exit_code, json.loads(written.read_text()), " ".join(result.output.split())
 
@@ -46,9 +46,15 @@ def test_a_report_is_said_in_100_columns_and_written_beside_the_cube(tmp_path):
         out.split()
     )
     assert "Parallel tokens receive 0.4" in out or "Parallel tokens receive 0.5" in out
-    assert out.splitlines()[-1].split() == ["numbers", "c.zarr-report/report.json"]
+    assert [line.split() for line in out.splitlines()[-2:]] == [
+        ["numbers", "c.zarr-report/report.json"],
+        ["page", "c.zarr-report/index.html"],
+    ]
+    assert (tmp_path / "c.zarr-report" / "index.html").exists()
     first = (tmp_path / "c.zarr-report" / "report.json").read_text()
-    code, out, err = run("tempo-stats", "report", "c.zarr", "--only", "modes", "--json", cwd=tmp_path)
+    code, out, err = run(
+        "tempo-stats", "report", "c.zarr", "--only", "modes", "--json", "--no-html", cwd=tmp_path
+    )
     assert (code, err) == (0, "")
     assert list(json.loads(out)["answers"]) == ["modes"]
     assert (tmp_path / "c.zarr-report" / "report.json").read_text() == first  # the file is always whole
@@ -62,6 +68,9 @@ BAD = {
     ("c.csv", "--sesoi", "-1"): "sesoi=-1.0: the smallest difference of interest is a number above 0",
     ("c.csv", "--response", "widht"): "the frame has no column 'widht': did you mean 'width'?",
     ("c.csv", "--only", "mode"): "--only mode: there is no such answer; there are downweighting",
+    ("c.csv", "--explore", "p0"): "--explore p0: a table has no steps to look at",
+    ("c.csv", "--experiment", "exp6"): "--experiment exp6: there are exp1, exp2, exp3, exp4, exp5",
+    ("c.csv", "--experiment", "exp1"): "--experiment: looks into a cube",
 }
 
 
@@ -74,6 +83,26 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(tmp_path, words):
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert BAD[words] in err
     assert not list(tmp_path.glob("*-report"))
+
+
+def test_what_can_be_explored_is_known_before_anything_is_measured(tmp_path):
+    cube(DESIGN, Effects(), tmp_path / "c.zarr", seed=3)
+    for words, said in (
+        (("--explore", "p0,p9"), "--explore p9: no such prompt; there are p0, p1, p2, p3, p4, p5"),
+        (("--explore", "p0", "--no-html"), "--explore p0: without a page nothing can be explored"),
+    ):
+        result = CliRunner().invoke(app, ["report", str(tmp_path / "c.zarr"), *words])
+        assert said in str(result.exception)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.zarr"]
+
+
+def test_an_experiment_is_told_instead_of_the_answers(tmp_path):
+    cube(DESIGN, Effects(), tmp_path / "c.zarr", seed=3)
+    code, report, text = told(tmp_path / "c.zarr", "--experiment", "exp1")
+    assert code == 0
+    assert "exp1: " in text
+    assert report["experiments"][0]["outcome"] in text
+    assert report["answers"]["category"]["sentence"] not in text
 
 
 def test_seeds_that_are_copies_count_once_and_have_no_p(tmp_path):

@@ -157,16 +157,6 @@ def test_a_cube_with_nothing_in_it_is_refused(tmp_path):
         tc.report(tmp_path / "empty.zarr")
 
 
-def test_a_report_is_replaced_as_a_whole_and_leaves_nothing_beside_it(where, tmp_path):
-    made = tc.report(where)
-    path = made.write(tmp_path / "deep" / "folder")
-    assert json.loads(path.read_text()) == made.to_dict()
-    assert made.write(path.parent) == path
-    assert [file.name for file in path.parent.iterdir()] == ["report.json"]
-    with pytest.raises(BadInput, match="cannot be written there"):
-        made.write(path)
-
-
 def test_some_answers_can_be_taken_out(where):
     made = tc.report(where).only("modes", "category")
     assert set(made.to_dict()["answers"]) == {"modes", "category"}
