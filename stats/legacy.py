@@ -25,7 +25,7 @@ from .legacy_files import Array, Captured
 from .study import PAIR
 from .subjects import Subjects, first_difference
 from .survey import Progress
-from .view import View
+from .view import View, label_in
 
 __all__ = ["Exported", "export", "selected"]
 
@@ -60,30 +60,12 @@ def selected(
     """The done experiments that fit what is said; nothing said: all. Prompts go by id or text."""
     whole = Subjects(cube)
     asked = {"prompt": prompts, "seed": seeds, "mode": modes} | {axis: [v] for axis, v in (at or {}).items()}
-    places = {dim: [_place(whole, dim, value) for value in values] for dim, values in asked.items() if values}
+    places = {
+        dim: [whole.dims[dim].index(label_in(whole, dim, value)) for value in values]
+        for dim, values in asked.items()
+        if values
+    }
     return Subjects(open_cube(whole.cube).isel(places)) if places else whole
-
-
-def _place(whole: Subjects, dim: str, value: Any) -> int:
-    """Where on a dim a label lies, be it told as text."""
-    labels = whole.dims.get(dim)
-    if labels is None:
-        told = ", ".join(list(whole.dims)[3:]) or "none"
-        raise BadInput(f"{dim!r} is not swept in {whole.cube.place}; its axes: {told}")
-    if dim == "prompt" and value in whole.cube.labels.prompt_text:
-        return whole.cube.labels.prompt_text.index(value)
-    for place, label in enumerate(labels):
-        if str(label) == str(value) or (isinstance(label, float) and label == _number(value)):
-            return place
-    few = ", ".join(map(str, labels[:8])) + ", ..." * (len(labels) > 8)
-    raise BadInput(f"{dim} {value!r} is not in {whole.cube.place}; there are {few}")
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def export(

@@ -18,6 +18,7 @@ from ..errors import BadInput
 from . import measures, table
 from .axes import Part
 from .study import PAIR
+from .subjects import is_meant
 from .survey import Progress
 
 __all__ = ["Point", "Source", "opened"]
@@ -118,13 +119,6 @@ def _of_cube(cube: xr.Dataset, layers: Sequence[int] | None, heads: Sequence[int
 def _found(axis: str, values: Sequence[Any], asked: Any) -> Any:
     """The value of an axis that is meant, be it as text."""
     for value in values:
-        if value == asked or str(value) == str(asked) or _number(value) == _number(asked):
+        if is_meant(value, asked):
             return value
     raise BadInput(f"{axis}={asked}: no such value; {axis} has {', '.join(map(str, values))}")
-
-
-def _number(value: Any) -> float | str:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return str(value)

@@ -183,6 +183,18 @@ def first_difference(one: Experiment, other: Experiment, *, ordered: bool = Fals
     return -1 if parted == len(pairs[0]) == len(pairs[1]) else parted
 
 
+def is_meant(label: Any, asked: Any) -> bool:
+    """Whether a label is the one asked for, be that text or a number written otherwise."""
+    return bool(label == asked or str(label) == str(asked) or _number(label) == _number(asked))
+
+
+def _number(value: Any) -> float | str:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value)
+
+
 def pair_key(one: str, other: str) -> str:
     """The content key of what is measured between two cells, by theirs."""
     return _hash([VERSION, one, other])

@@ -19,7 +19,7 @@ from ..dataset.encoding import decode
 from ..dataset.schema import CHECKS, INDEX, VOCABULARY
 from ..dataset.visibility import visibility
 from ..errors import BadInput
-from .subjects import Experiment, Subjects
+from .subjects import Experiment, Subjects, is_meant
 
 __all__ = ["Candidate", "View", "view", "views"]
 
@@ -191,7 +191,7 @@ def view(
     """The first done experiment that fits what is said; a prompt goes by its id or its text."""
     subjects = cube if isinstance(cube, Subjects) else Subjects(cube)
     asked = {"prompt": prompt, "seed": seed, "mode": mode, **axes}
-    wanted = {dim: _label(subjects, dim, value) for dim, value in asked.items() if value is not None}
+    wanted = {dim: label_in(subjects, dim, value) for dim, value in asked.items() if value is not None}
     for index in subjects.indices:
         here = subjects.named(index)
         if all(here[dim] == value for dim, value in wanted.items()):
@@ -207,27 +207,20 @@ def views(cube: Any) -> Iterator[View]:
     return (View(subjects, subjects.experiment(index), small) for index in subjects.indices)
 
 
-def _label(subjects: Subjects, dim: str, value: Any) -> Any:
-    """The label of a dim that is meant, be it as text."""
+def label_in(subjects: Subjects, dim: str, value: Any) -> Any:
+    """The label of a dim that is meant, be it as text; a prompt goes by its text too."""
     if dim not in subjects.dims:
         raise BadInput(f"{subjects.cube.place}: has no {dim!r}; it has {', '.join(subjects.dims)}")
     labels = subjects.dims[dim]
     texts = subjects.cube.labels.prompt_text if dim == "prompt" else ()
     for label in labels:
-        if label == value or str(label) == str(value) or _number(label) == _number(value):
+        if is_meant(label, value):
             return label
     if value in texts:
         return labels[texts.index(value)]
     few = labels if len(labels) < 9 else get_close_matches(str(value), [*map(str, labels), *texts], 5, 0.0)
     told = ", ".join(map(str, few)) + ", ..." * (few is not labels)
     raise BadInput(f"{dim} {value!r}: not in this cube; it has {told}")
-
-
-def _number(value: Any) -> float | str:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return str(value)
 
 
 def _must(kind: str, number: int, captured: tuple[int, ...]) -> int:

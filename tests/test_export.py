@@ -160,10 +160,10 @@ def test_existing_experiments_are_left_alone_unless_overwritten(exported, make):
 @pytest.mark.parametrize(
     ("which", "said"),
     [
-        ({"prompts": ["p9"]}, r"prompt 'p9' is not in .*; there are p0, p1, p2"),
-        ({"seeds": [7]}, "seed 7 is not in"),
-        ({"modes": ["single"]}, "there are isolated, visible"),
-        ({"at": {"threshold": "0.1"}}, "'threshold' is not swept in .*; its axes: none"),
+        ({"prompts": ["p9"]}, r"prompt 'p9': not in this cube; it has p0, p1, p2"),
+        ({"seeds": [7]}, "seed 7: not in this cube"),
+        ({"modes": ["single"]}, "it has isolated, visible"),
+        ({"at": {"threshold": "0.1"}}, "has no 'threshold'; it has prompt, seed, mode"),
     ],
 )
 def test_what_is_not_there_is_named(make, tmp_path, which, said):
