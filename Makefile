@@ -11,7 +11,7 @@ BIN = .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench schema constraints clean
+.PHONY: help demo test check format bench pages schema constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ format: .venv/dev ## put the code into the form that check wants
 
 bench: .venv/plain ## measure what storing a cube costs (the engine: benchmarks/engine.py, BLAS: benchmarks/blas.py)
 	$(BIN)/python benchmarks/storage.py $(ARGS)
+
+pages: .venv/plain ## run the documentation's pages and renew what they show
+	$(BIN)/python docs/execute.py docs/tutorial.md docs/howto/*.md --write
 
 schema: .venv/plain ## renew the parts of docs/ that are made from the code
 	$(BIN)/python docs/generate.py

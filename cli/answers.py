@@ -18,19 +18,6 @@ SAID = {
     "downweighting_per_set": "the attention of a whole set over that of a single token",
     "legacy_ratio": "the formula of earlier code, which an attention sink alone brings to 0.35",
 }
-TITLES = {
-    "prompt_variance": "between prompts",
-    "outliers": "outliers",
-    "effect_size": "effect size",
-    "category": "categories",
-    "seeds": "seeds",
-    "generalisation": "a new prompt",
-    "modes": "modes",
-    "cross_parallel": "among siblings",
-    "logits": "logits",
-    "maps": "layers and heads",
-    "over_steps": "over steps",
-}
 
 
 def lines(report: "Report") -> list[str]:
@@ -55,10 +42,10 @@ def lines(report: "Report") -> list[str]:
 
 
 def _title(key: str, report: "Report") -> str:
-    if key != "downweighting":
-        return TITLES[key]
-    response: str = report.source["response"]
-    return "down-weighting" if response == "downweighting" else response
+    from ..stats.titles import TITLES, title
+
+    name = title(key, report.source["response"])[0]
+    return name.lower() if name == TITLES[key] else name
 
 
 def _beside(details: Mapping[str, Any]) -> list[str]:

@@ -60,11 +60,10 @@ def selected(
     """The done experiments that fit what is said; nothing said: all. Prompts go by id or text."""
     whole = Subjects(cube)
     asked = {"prompt": prompts, "seed": seeds, "mode": modes} | {axis: [v] for axis, v in (at or {}).items()}
-    places = {
-        dim: [whole.dims[dim].index(label_in(whole, dim, value)) for value in values]
-        for dim, values in asked.items()
-        if values
+    labels = {
+        dim: [label_in(whole, dim, value) for value in values] for dim, values in asked.items() if values
     }
+    places = {dim: [whole.dims[dim].index(label) for label in of] for dim, of in labels.items()}
     return Subjects(open_cube(whole.cube).isel(places)) if places else whole
 
 

@@ -7,6 +7,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from .gate import Check
 from .questions import plain
 from .source import opened
 from .survey import Progress
+from .titles import title
 
 if TYPE_CHECKING:
     from .replication.result import Experiment
@@ -80,6 +82,16 @@ class Report:
         from .page import writing
 
         return writing.page(self, explore)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the answers; `to_html` is the whole page."""
+        response = self.source["response"]
+        told = [
+            f"<li><b>{escape(title(key, response)[0])}</b> {escape(of.not_tested or of.sentence)}"
+            for key, of in self.answers.answers.items()
+        ]
+        gate = "" if self.passed else "<p><b>The gate failed.</b></p>"
+        return f"<h3>{escape(str(self.source['name']))}</h3>{gate}<ul>{''.join(told)}</ul>"
 
     def write(self, folder: str | Path, *, html: bool = True, explore: Sequence[str] = ()) -> Path:
         """Put report.json, tables and, unless it is to be quick, figures and index.html into a folder.

@@ -1,8 +1,10 @@
 """The pages of the documentation as tests read them: their commands, links and headings."""
 
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -31,6 +33,14 @@ def script(name: str) -> ModuleType:
 def name_of(page: Path) -> str:
     """A page's path in the repository."""
     return str(page.relative_to(ROOT))
+
+
+def as_a_reader(page: Path, folder: Path) -> None:
+    """Run a page as its reader does, in a process of its own that keeps its files in a folder."""
+    command = [sys.executable, str(ROOT / "docs" / "execute.py"), str(page)]
+    here = os.environ | {"TMPDIR": str(folder)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=here)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 def typed(page: str, commands: Collection[str]) -> Iterator[tuple[str, list[str]]]:

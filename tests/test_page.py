@@ -14,7 +14,7 @@ import pytest
 import tempocube as tc
 from tempocube.dataset.simulated import Design, Effects, cube
 from tempocube.stats.page import cells, methods, page, parts
-from tempocube.stats.page.questions import TITLES
+from tempocube.stats.titles import TITLES
 
 DESIGN = Design(categories=(2, 2, 2), seeds=2, steps=8, layers=2, heads=2)
 ALONE = {"br", "meta", "link", "img", "input", "path", "use", "rect", "hr", "col"}

@@ -1,6 +1,7 @@
 """Reports: a cube or a table in, report.json out; swept axes; what cannot be read is refused."""
 
 import json
+from dataclasses import replace
 from math import log
 
 import numpy as np
@@ -263,3 +264,11 @@ def test_a_column_that_is_there_twice_is_named():
     one = frame(Design(), Effects(), seed=4)
     with pytest.raises(BadInput, match="several columns 'prompt'"):
         tc.report(pd.concat([one, one[["prompt"]]], axis=1))
+
+
+def test_a_notebook_is_shown_every_sentence_as_text():
+    made = tc.report(frame(Design(), Effects(), seed=1))
+    odd = replace(made, source=dict(made.source) | {"name": "<script>alert(1)</script>"})
+    shown = odd._repr_html_()
+    assert shown.count("<li>") == len(made.answers.answers)
+    assert "<script>" not in shown

@@ -6,8 +6,8 @@ from typing import Any
 
 from ..answers import Answers
 from ..questions import Answer, between, beyond, number, percent, ratio
+from ..titles import title
 from .cells import Table, table
-from .questions import title
 
 __all__ = ["could_have_seen", "would_change"]
 

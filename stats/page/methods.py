@@ -8,8 +8,8 @@ from ...words import how_many
 from ..answers import CONFIRMATORY, SESOI
 from ..questions import number, ratio
 from ..routes import KENWARD
+from ..titles import TITLES
 from .parts import categories
-from .questions import TITLES
 
 if TYPE_CHECKING:
     from ..report import Report

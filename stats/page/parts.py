@@ -9,9 +9,10 @@ from ...words import how_many
 from ..axes import Row
 from ..gate import Check, Status
 from ..study import LOGS
+from ..titles import title
 from .cells import Table, chance, exact, interval, mark, number, table
 from .limits import would_change
-from .questions import facts, tables, title
+from .questions import facts, tables
 
 if TYPE_CHECKING:
     from ..report import Report
