@@ -63,5 +63,5 @@ def _ratios(axes: Axes, pairs: Sequence[Row], names: Mapping[str, str]) -> None:
 def _plain(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.tick_params(labelsize=8)
-    axes.xaxis.label.set_size(8)
+    axes.xaxis.label.set_fontsize(8)
     axes.spines[["top", "right"]].set_visible(False)

@@ -93,7 +93,7 @@ def ratio(of: Ratio, samples: Sequence[Row]) -> Row:
     Where each experiment has its process, its start is part of the experiment.
     """
     mine, theirs = by_round(samples, of.arm), by_round(samples, of.over)
-    row = {"kind": "ratio", "arm": of.arm, "over": of.over, "whose": of.whose}
+    row: Row = {"kind": "ratio", "arm": of.arm, "over": of.over, "whose": of.whose}
     row |= {"target": None if of.least is None else [of.least, of.most]}
     for clock in ("all_s", "work_s"):
         found = spread(theirs[n][clock] / mine[n][clock] for n in mine)
