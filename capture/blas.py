@@ -12,8 +12,10 @@ import struct
 import subprocess
 import sys
 import sysconfig
+import time
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +30,7 @@ GEMM = {f"scipy_cblas_{kind}gemm": f"cblas_{kind}gemm" for kind in "sdcz"}
 # All other names change too: numpy has another OpenBLAS, of another version, and the two share thousands of
 # names (`gotoblas` is one) that must not be bound to ours.
 PREFIX = "tempocube_"
+UNUSED = 30 * 86_400  # seconds after which a copy goes
 ELF_64_LITTLE = b"\x7fELF\x02\x01"
 DYNAMIC_SYMBOLS = 11
 
@@ -102,7 +105,18 @@ def _opened(source: Path, folder: Path) -> ctypes.CDLL:
     if not copy.exists():
         folder.mkdir(parents=True, exist_ok=True)
         _make(source, copy)
+        _tidy(folder)
+    with suppress(OSError):  # someone else's folder
+        os.utime(copy, (time.time(), copy.stat().st_mtime))
     return ctypes.CDLL(str(copy), mode=ctypes.RTLD_GLOBAL)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove copies that nobody has loaded for a month: every virtual environment makes one of its own."""
+    for copy in folder.glob("openblas-*.so"):
+        with suppress(OSError):
+            if time.time() - copy.stat().st_atime > UNUSED:
+                copy.unlink()
 
 
 def _make(source: Path, copy: Path) -> None:

@@ -38,7 +38,7 @@ def diff(one: One, other: Other, as_json: Json = False, debug: Debug = False) ->
 
 
 def _lines(found: "Diff", one: str, other: str) -> Iterator[str]:
-    bits = f"; {found.same_bits} to the last bit" if found.same_bits else ""
+    bits = f"; {found.same_bits} hold equal values to the last bit" if found.same_bits else ""
     yield f"the same content in {found.same} of {how_many(found.common, 'common cell')}{bits}"
     for name, cells in ((one, found.only_one), (other, found.only_other)):
         yield from _alone(name, cells)

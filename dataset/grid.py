@@ -85,10 +85,10 @@ class Grid(Options):
     max_tokens: Swept[Count] = Field(default=10, description="number of sets")
     max_slots: Slots = Field(default=None, description="end an experiment before a set that would not fit")
     threshold: Swept[Threshold] = Field(
-        default=0.1, description="every token at least this probable is taken"
+        default=0.1, description="every token at least this probable is taken, the best one if none is"
     )
     temperature: Swept[Temperature] = Field(
-        default=0.0, description="0: deterministic; above: seeded Gumbel noise"
+        default=0.0, description="0: deterministic; above: seeded noise on the probabilities before tokens are taken"
     )
     max_width: Swept[Count] = Field(default=16, description="cap on the tokens of a set")
     readout: Swept[Readout] = Field(

@@ -221,6 +221,18 @@ def test_another_scipy_makes_another_copy(tmp_path: Path) -> None:
     assert len(copies(tmp_path)) == 2
 
 
+def test_a_copy_that_nobody_loads_any_more_goes(tmp_path: Path) -> None:
+    lines(PREPARE, tmp_path)
+    (used,) = copies(tmp_path)
+    old = used.with_name("openblas-0000000000000000.so")
+    old.write_bytes(b"of a virtual environment that is gone")
+    os.utime(old, (0, 0))
+    newer = "from tempocube.capture import blas\nblas.PREFIX = 'tempocube_newer_'\n"
+    lines(newer + PREPARE, tmp_path)
+    assert used in copies(tmp_path)
+    assert old not in copies(tmp_path)
+
+
 def test_importing_it_loads_no_library(tmp_path: Path) -> None:
     code = (
         "import sys; from tempocube.capture import blas; print({'mlx', 'numpy', 'scipy'} & set(sys.modules))"
