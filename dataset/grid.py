@@ -88,7 +88,8 @@ class Grid(Options):
         default=0.1, description="every token at least this probable is taken, the best one if none is"
     )
     temperature: Swept[Temperature] = Field(
-        default=0.0, description="0: deterministic; above: seeded noise on the probabilities before tokens are taken"
+        default=0.0,
+        description="0: deterministic; above: seeded noise on probabilities before tokens are taken",
     )
     max_width: Swept[Count] = Field(default=16, description="cap on the tokens of a set")
     readout: Swept[Readout] = Field(

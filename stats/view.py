@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
+from textwrap import shorten
 from typing import Any, cast
 
 import numpy as np
@@ -218,9 +219,12 @@ def label_in(subjects: Subjects, dim: str, value: Any) -> Any:
             return label
     if value in texts:
         return labels[texts.index(value)]
-    few = labels if len(labels) < 9 else get_close_matches(str(value), [*map(str, labels), *texts], 5, 0.0)
-    told = ", ".join(map(str, few)) + ", ..." * (few is not labels)
-    raise BadInput(f"{dim} {value!r}: not in this cube; it has {told}")
+    named = {str(label): label for label in labels}
+    if texts:
+        named = {f"{label} ({shorten(text, 40)})": label for label, text in zip(labels, texts, strict=True)}
+    few = list(named) if len(labels) < 9 else get_close_matches(str(value), named, 5, 0.0)
+    more = ", ..." * (len(few) < len(named))
+    raise BadInput(f"{dim} {value!r}: not in this cube; it has {', '.join(few)}{more}")
 
 
 def _must(kind: str, number: int, captured: tuple[int, ...]) -> int:

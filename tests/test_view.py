@@ -65,7 +65,7 @@ def test_a_cube_without_vocabulary_is_read_by_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"prompt": "p7"}, "prompt 'p7': not in this cube; it has p0, p1"),
+        ({"prompt": "p7"}, r"prompt 'p7': not in this cube; it has p0 \(prompt 0\), p1 \(prompt 1\)"),
         ({"mode": "causal"}, "mode 'causal': not in this cube; it has isolated, visible"),
         ({"threshold": 0.1}, "has no 'threshold'; it has prompt, seed, mode"),
     ],
