@@ -6,6 +6,7 @@ Reading gives float32 weights from all of them.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,7 @@ class Ours(Npz):
 
     def write(self, folder: Path, profile: Profile, job: Task) -> Clock:
         """Write a cell as a worker does, block by block; making logs or weights is not counted."""
-        cell = job.index[0]
+        cell = job.index[0] * len(profile.modes) + job.index[2]
         with Clock() as clock:
             writer = job.writer()
         for start, logs in planted.maps(profile, cell):
@@ -218,7 +219,7 @@ class Ours(Npz):
         return clock
 
     def open(self, folder: Path, wrap: Wrap = unwatched) -> Any:
-        """The lazy attention of `open_cube`: (cell, layer, head, query, key)."""
+        """The lazy attention of `open_cube`: (prompt, mode, layer, head, query, key)."""
 
         class Watched(Place):
             """The cube's place, with its store watched."""
@@ -226,17 +227,18 @@ class Ours(Npz):
             def zarr(self, read_only: bool = True) -> Any:
                 return wrap(super().zarr(read_only))
 
-        return open_cube(Watched(str(folder.absolute()))).attention[:, 0, 0]
+        return open_cube(Watched(str(folder.absolute()))).attention[:, 0]
 
     def cell(self, opened: Any, profile: Profile, cell: int) -> Array:
         """Weights of one cell."""
         slots = planted.slots(profile, cell)
-        return np.asarray(opened[cell, :, :, :slots, :slots].values)
+        return np.asarray(opened[*divmod(cell, len(profile.modes)), :, :, :slots, :slots].values)
 
     def layer(self, opened: Any, profile: Profile, cells: int, layer: int) -> None:
         """Read one layer of all cells."""
         for group in groups(profile, cells):
-            opened[group, layer].load()
+            modes = len(profile.modes)
+            opened[group.start // modes : ceil(group.stop / modes), :, layer].load()
 
 
 FORMATS: dict[str, Npz] = {
@@ -256,8 +258,9 @@ def asked(profile: Profile, cells: int, storage: str, logits: bool = False) -> G
     """The grid of a benchmark's cube."""
     return Grid.from_dict(
         {
-            "prompts": {"planted": [f"planted {i}" for i in range(cells)]},
-            "modes": [planted.MODE],
+            "prompts": {"planted": [f"planted {i}" for i in range(ceil(cells / len(profile.modes)))]},
+            "modes": list(profile.modes),
+            "replay": profile.modes[0] if len(profile.modes) > 1 else None,
             "max_tokens": profile.sets,
             "max_slots": profile.slots,
             "capture": {"attention": {}, "logits": logits},
@@ -282,5 +285,6 @@ def our_compressors(profile: Profile) -> Any:
 def groups(profile: Profile, cells: int) -> Iterator[slice]:
     """Cells whose maps of one layer are in memory together."""
     slots = max(planted.slots(profile, cell) for cell in range(cells))
-    step = max(1, GROUP_BYTES // (profile.heads * slots * slots * 4))
+    modes = len(profile.modes)
+    step = modes * max(1, GROUP_BYTES // (profile.heads * slots * slots * 4) // modes)
     return (slice(start, min(start + step, cells)) for start in range(0, cells, step))

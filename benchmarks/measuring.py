@@ -204,8 +204,8 @@ def estimates(folder: Path, profile: Profile, cells: int) -> dict[str, float]:
                 form.write(where, profile, job)
         steps = sum(planted.structure(profile, cell).width.size for cell in range(cells))
         attention = sum(raw(profile, cell) for cell in range(cells))
-        found[f"attention.{form.storage}"] = stored(where / form.variable.name / "c") / attention
-        found[f"logits.{form.storage}"] = stored(where / "logits" / "c") / (steps * profile.vocab * 4)
+        found[f"attention.{form.storage}"] = stored(where / form.variable.name) / attention
+        found[f"logits.{form.storage}"] = stored(where / "logits") / (steps * profile.vocab * 4)
         shutil.rmtree(where)
     return dict(sorted(found.items()))
 

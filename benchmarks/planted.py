@@ -1,11 +1,14 @@
-"""The data that the storage benchmark stores: profiles, and softmax maps planted in their shape.
+"""The data that the storage benchmark stores: profiles, and softmax maps in their shape, planted or real.
 
-Real ones come in here later: `maps` is the one place that makes attention, `readouts` makes logits.
+`maps` is the one place that attention comes from, `readouts` makes logits. Real maps are captured before by
+`scale_maps`, and read here.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from math import ceil
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +20,7 @@ MODE = "isolated"
 ABOUT = (
     "planted softmax maps: sink + recency + head-specific noise, isolated mode, prompt + sets, none repeated"
 )
+SMALL = 48  # maps of the embedded model over one text: 6 layers x 8 heads
 RANK = 32  # head dim of the planted queries and keys
 WIDTHS = np.repeat([1, 2, 3, 4], [9, 6, 3, 2])  # how wide sets are
 
@@ -26,7 +30,11 @@ Blocks = Iterator[tuple[int, Floats]]  # first row, log weights (layer, head, ro
 
 @dataclass(frozen=True)
 class Profile:
-    """A shape of experiment; `slots` is where every one ends, None lets the sets decide."""
+    """A shape of experiment; `slots` is where every one ends, None lets the sets decide.
+
+    Cells take turns through the modes, and have the same structure in all. `real`: the folder where maps are
+    that were captured; None: they are planted.
+    """
 
     name: str
     layers: int
@@ -36,6 +44,13 @@ class Profile:
     slots: int | None
     cells: int
     repeats: int
+    modes: tuple[str, ...] = (MODE,)
+    real: str | None = None
+
+    def split(self, cell: int) -> tuple[int, str]:
+        """Which structure a cell has, and its mode."""
+        number, mode = divmod(cell, len(self.modes))
+        return number, self.modes[mode]
 
 
 PROFILES = {
@@ -62,20 +77,24 @@ class Structure:
         return self.slot_step.size
 
     @property
+    def prompt(self) -> int:
+        """Slots of the prompt."""
+        return self.slots - int(self.width.sum())
+
+    @property
     def logical(self) -> npt.NDArray[np.int64]:
         """The position of each: one for all of a set."""
-        prompt = self.slots - int(self.width.sum())
-        return np.where(self.slot_step == PROMPT, np.arange(self.slots), prompt + self.slot_step)
+        return np.where(self.slot_step == PROMPT, np.arange(self.slots), self.prompt + self.slot_step)
 
-    def masks(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    def masks(self, mode: str = MODE) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """(query, key): which keys existed, and which of them were visible."""
         never = np.full(self.slots, NEVER)
-        return existence(self.slot_step), visibility(MODE, self.logical, self.slot_step, never)
+        return existence(self.slot_step), visibility(mode, self.logical, self.slot_step, never)
 
 
-def structure(profile: Profile, cell: int) -> Structure:
-    """Prompt and sets of one experiment."""
-    rng = np.random.default_rng([1, cell])
+def structure(profile: Profile, number: int) -> Structure:
+    """Prompt and sets of one experiment; modes do not come into it."""
+    rng = np.random.default_rng([1, number])
     prompt = int(rng.integers(*PROMPT_TOKENS))
     width = rng.choice(WIDTHS, profile.sets)
     if profile.slots is not None:
@@ -88,7 +107,7 @@ def structure(profile: Profile, cell: int) -> Structure:
 @cache
 def slots(profile: Profile, cell: int) -> int:
     """Slots of one experiment."""
-    return structure(profile, cell).slots if profile.slots is None else profile.slots
+    return structure(profile, profile.split(cell)[0]).slots if profile.slots is None else profile.slots
 
 
 def maps(profile: Profile, cell: int) -> Blocks:
@@ -102,6 +121,9 @@ def maps(profile: Profile, cell: int) -> Blocks:
     -24.8, -18.7, -14.0, -9.1, -5.8, -4.2; the planted ones (long: -31.0, -22.4, -16.1, -9.9, -6.2, -4.3) are
     a little wider and rougher, and so a little harder to compress.
     """
+    if profile.real:
+        yield from _captured(profile, cell)
+        return
     sharp, sink, recency = _heads(profile)
     shape = structure(profile, cell)
     there, seen = shape.masks()
@@ -122,11 +144,31 @@ def maps(profile: Profile, cell: int) -> Blocks:
         yield start, scores
 
 
+def texts(profile: Profile) -> int:
+    """How many texts a cell takes, where maps are real."""
+    return ceil(profile.layers * profile.heads / SMALL)
+
+
+def stored(folder: Path, number: int, mode: str, text: int, start: int) -> Path:
+    """The file with some rows of a text's maps (map, row, key)."""
+    return folder / f"{number}-{mode}-{text}-{start}.npy"
+
+
+def _captured(profile: Profile, cell: int) -> Blocks:
+    """Real maps of one experiment: those of its texts, one after the other."""
+    number, mode = profile.split(cell)
+    shape = profile.layers, profile.heads
+    for start in range(0, slots(profile, cell), BLOCK):
+        files = [stored(Path(profile.real or ""), number, mode, i, start) for i in range(texts(profile))]
+        maps = np.concatenate([np.load(file) for file in files])[: profile.layers * profile.heads]
+        yield start, maps.reshape(*shape, *maps.shape[1:])
+
+
 def readouts(profile: Profile, cell: int) -> Blocks:
     """Log-probabilities (step, vocab) of one experiment, 64 steps at a time: common part, noise, peaks."""
     common = 2 * _draw(np.random.default_rng(3), (profile.vocab,))
     rng = np.random.default_rng([4, cell])
-    sets = structure(profile, cell).width.size
+    sets = structure(profile, profile.split(cell)[0]).width.size
     for start in range(0, sets, BLOCK):
         logits = common + 2.4 * _draw(rng, (min(BLOCK, sets - start), profile.vocab))
         logits[:, rng.choice(profile.vocab, 20)] += rng.normal(8, 3, (len(logits), 20)).astype(np.float32)
@@ -136,8 +178,9 @@ def readouts(profile: Profile, cell: int) -> Blocks:
 
 def small(profile: Profile, cell: int) -> dict[str, object]:
     """The small arrays of one experiment."""
-    shape = structure(profile, cell)
-    rng = np.random.default_rng([6, cell])
+    number, _ = profile.split(cell)
+    shape = structure(profile, number)
+    rng = np.random.default_rng([6, number])
     return {
         "token": rng.integers(0, profile.vocab, shape.slots),
         "logical": shape.logical,

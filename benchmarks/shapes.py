@@ -17,6 +17,7 @@ SEED = 11
 # Standard deviation of a readout's logits: at a threshold of 0.1 a set has one token to four, as with a
 # trained model. And of attention's scores, about: its maps are neither flat nor all on one key.
 LOGITS, SCORES = 8.0, 2.0
+PART = 1_000_000_000  # bytes of a file of weights, about
 
 Half = NDArray[np.float16]
 
@@ -31,6 +32,18 @@ class Shape:
     head_dim: int
     neurons: int
     vocab: int
+    kv_heads: int | None = None  # None: as many as heads
+
+    @property
+    def kv_width(self) -> int:
+        """Width of all keys of a token, or of all values."""
+        return (self.kv_heads or self.heads) * self.head_dim
+
+    @property
+    def parameters(self) -> int:
+        """How many weights there are."""
+        layer = 2 * self.hidden * (self.hidden + self.kv_width) + 3 * self.hidden * self.neurons
+        return self.layers * (layer + 2 * self.hidden) + (self.vocab + 1) * self.hidden
 
     @property
     def hidden(self) -> int:
@@ -39,7 +52,13 @@ class Shape:
 
 
 SHAPES = {
-    shape.name: shape for shape in (Shape("tiny", 2, 4, 8, 48, 4200), Shape("110m", 12, 12, 64, 2048, 32_000))
+    shape.name: shape
+    for shape in (
+        Shape("tiny", 2, 4, 8, 48, 4200),
+        Shape("110m", 12, 12, 64, 2048, 32_000),
+        Shape("3b", 28, 24, 128, 8192, 128_256, kv_heads=8),
+        Shape("tiny-3b", 2, 6, 8, 48, 4200, kv_heads=2),  # the same in small
+    )
 }
 
 
@@ -52,7 +71,7 @@ def checkpoint(folder: Path, shape: Shape) -> Path:
         "intermediate_size": shape.neurons,
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads or shape.heads,
         "head_dim": shape.head_dim,
         "vocab_size": shape.vocab,
         "max_position_embeddings": 2048,
@@ -67,16 +86,36 @@ def checkpoint(folder: Path, shape: Shape) -> Path:
     known = words["model"]["vocab"]
     known |= {f"w{number}": number for number in range(len(known), shape.vocab)}
     (folder / "tokenizer.json").write_text(json.dumps(words), "utf-8")
-    save_file(dict(weights(shape)), folder / "model.safetensors", metadata={"format": "pt"})
+    _save(folder, weights(shape))
     return folder
+
+
+def _save(folder: Path, named: Iterator[tuple[str, Half]]) -> None:
+    """Part by part, with an index as larger models have it: they never are in memory together."""
+    part: dict[str, Half] = {}
+    names: dict[str, str] = {}
+
+    def leave() -> None:
+        file = f"model-{len(set(names.values())) + 1:05}.safetensors"
+        save_file(part, folder / file, metadata={"format": "pt"})
+        names.update(dict.fromkeys(part, file))
+        part.clear()
+
+    for name, weight in named:
+        if part and sum(each.nbytes for each in part.values()) + weight.nbytes > PART:
+            leave()
+        part[name] = weight
+    leave()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
 
 
 def weights(shape: Shape) -> Iterator[tuple[str, Half]]:
     """Every weight by name."""
     rng = np.random.default_rng(SEED)
     hidden, neurons = shape.hidden, shape.neurons
-    sides = {f"self_attn.{name}_proj": (hidden, hidden, 1.0) for name in "vo"}
-    sides |= {f"self_attn.{name}_proj": (hidden, hidden, math.sqrt(SCORES)) for name in "qk"}
+    width, sharp = shape.kv_width, math.sqrt(SCORES)
+    sides = {"self_attn.v_proj": (width, hidden, 1.0), "self_attn.o_proj": (hidden, hidden, 1.0)}
+    sides |= {"self_attn.q_proj": (hidden, hidden, sharp), "self_attn.k_proj": (width, hidden, sharp)}
     sides |= {f"mlp.{name}_proj": (neurons, hidden, 1.0) for name in ("gate", "up")}
     sides["mlp.down_proj"] = (hidden, neurons, 1.0)
     yield "model.embed_tokens.weight", _drawn(rng, shape.vocab, hidden, LOGITS)

@@ -2,11 +2,14 @@
 
     python benchmarks/storage.py --profile seeds
     python benchmarks/storage.py --profile long --cells 100 --only log16    # 30 GB raw, one cell at a time
+    python benchmarks/storage.py --profile long --cells 100 --only log16 --maps embedded --report --repeats 1
 
 All rates count raw float32 bytes (layers x heads x slots x slots x 4, each cell with its own slots). Formats
 take turns within every round, so that a slow minute hits all; ratios are taken within a round. Files are in
 the page cache, nothing is synced. Where others use the machine too, believe CPU seconds a raw GB first. A row
-is an observation of this machine, not a property of the format.
+is an observation of this machine, not a property of the format. `--maps embedded` captures the maps first,
+from as many texts as it takes (18 GB of disk for 30 GB raw); `--report` measures the cube, and calls
+tempo-stats.
 """
 
 import argparse
@@ -16,11 +19,14 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import measuring
 import planted
+import scale_maps
+import scale_report
 from common import MB, machine, shown, spread
 from formats import FORMATS
 from planted import PROFILES, Profile
@@ -43,14 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, show, and leave nothing behind that was not asked for."""
     args = arguments(argv)
     console = Console(width=None if sys.stdout.isatty() else 170, log_path=False)
-    profile: Profile = PROFILES[args.profile]
-    lines: list[Row] = [about(args, profile)]
-    show_about(console, lines[0])
     with tempfile.TemporaryDirectory(prefix="tempocube-storage-", dir=args.scratch) as scratch:
+        profile, maps = args.shape, {"maps": planted.ABOUT}
+        if args.maps == "embedded":
+            console.log("capturing maps of the embedded model")
+            profile, maps = scale_maps.captured(Path(scratch, "maps"), profile, args.cells, args.workers)
+        lines: list[Row] = [about(args, profile) | maps]
+        show_about(console, lines[0])
         if not args.estimate:
             lines += measured(args, profile, Path(scratch), console)
             show(console, lines)
-        if args.estimate or not args.only:
+        if args.estimate or not (args.only or profile.real):
             found = measuring.estimates(Path(scratch), profile, min(args.cells, 4))
             lines += [{"kind": "estimate", "name": name, "value": value} for name, value in found.items()]
             show_estimates(console, found, profile)
@@ -64,19 +73,25 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = options()
     args = parser.parse_args(argv)
     profile = PROFILES[args.profile]
+    real = args.maps == "embedded"
+    args.shape = replace(profile, modes=scale_maps.MODES) if real else profile
     args.cells = profile.cells if args.cells is None else args.cells
     args.repeats = profile.repeats if args.repeats is None else args.repeats
     for name in ("cells", "workers", "repeats"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
     args.formats = list(dict.fromkeys(args.only)) or list(FORMATS)
+    if real and (args.estimate or args.cells % 2):
+        parser.error("--maps embedded needs an even number of --cells, for two modes, and no --estimate")
+    if args.report and "log16" not in args.formats:
+        parser.error("--report reads the cube of log16, which --only leaves out")
     if args.keep and args.keep.exists():
         parser.error(f"--keep {args.keep}: is there already")
     if args.json and not args.json.absolute().parent.is_dir():
         parser.error(f"--json {args.json}: no such folder")
     if args.scratch and not args.scratch.is_dir():
         parser.error(f"--scratch {args.scratch}: no such folder")
-    need = 0.6 * raw_bytes(args) * (len(args.formats) if args.keep else 1)
+    need = 0.6 * raw_bytes(args) * ((len(args.formats) if args.keep else 1) + real)
     free = shutil.disk_usage(args.scratch or tempfile.gettempdir()).free
     if need > free and not args.estimate:
         parser.error(f"this may need {need / 1e9:.1f} GB of disk, {free / 1e9:.1f} are free; see --scratch")
@@ -93,6 +108,10 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", nargs="+", choices=FORMATS, default=[], metavar="FORMAT", help=f"of {[*FORMATS]}"
     )
+    parser.add_argument(
+        "--maps", choices=("planted", "embedded"), default="planted", help="or of the model in the box"
+    )
+    parser.add_argument("--report", action="store_true", help="what reading it takes: measures, tempo-stats")
     parser.add_argument("--estimate", action="store_true", help="only the constants of estimates")
     parser.add_argument("--json", type=Path, help="write JSON lines there")
     parser.add_argument("--keep", type=Path, help="leave the last round's stores in this folder")
@@ -104,7 +123,7 @@ def options() -> argparse.ArgumentParser:
 
 def raw_bytes(args: argparse.Namespace) -> int:
     """Bytes of all maps as raw float32."""
-    return sum(measuring.raw(PROFILES[args.profile], cell) for cell in range(args.cells))
+    return sum(measuring.raw(args.shape, cell) for cell in range(args.cells))
 
 
 def about(args: argparse.Namespace, profile: Profile) -> Row:
@@ -118,7 +137,6 @@ def about(args: argparse.Namespace, profile: Profile) -> Row:
         "workers": args.workers,
         "repeats": args.repeats,
         "raw_bytes": raw_bytes(args),
-        "maps": planted.ABOUT,
         **measuring.nature(profile),
         "machine": machine(*PACKAGES),
     }
@@ -129,6 +147,7 @@ def measured(args: argparse.Namespace, profile: Profile, scratch: Path, console:
     samples: list[Row] = []
     fixed: dict[str, Row] = {}
     decoded: list[Row] = []
+    reading: list[Row] = []
     with measuring.writers(args.workers) as pool:
         for repeat in range(args.repeats):
             for name in _turn(args.formats, repeat):
@@ -142,9 +161,13 @@ def measured(args: argparse.Namespace, profile: Profile, scratch: Path, console:
                         decoded = measuring.decoding(folder, profile)
                 sample |= measuring.read_all(form, folder, profile, args.cells)
                 samples.append({"kind": "sample", "format": name, "repeat": repeat} | sample)
+                if args.report and name == "log16" and repeat == args.repeats - 1:
+                    reading = scale_report.samples(folder, args.repeats, console)
                 _put_away(folder, args.keep / name if args.keep and repeat == args.repeats - 1 else None)
     rows = [summary(name, samples, fixed[name]) for name in args.formats]
-    return [*samples, *rows, *ratios(args.formats, samples), *({"kind": "decode"} | each for each in decoded)]
+    read = [*reading, scale_report.summary(reading)] if reading else []
+    decoding = ({"kind": "decode"} | each for each in decoded)
+    return [*samples, *rows, *ratios(args.formats, samples), *decoding, *read]
 
 
 def _turn(names: list[str], repeat: int) -> list[str]:
@@ -207,10 +230,14 @@ def show(console: Console, lines: list[Row]) -> None:
         cells = ((pair["format"], *(shown(pair[key], 2) for key in RATIOS)) for pair in pairs)
         console.print(_table(title, ("format", *RATIOS.values()), cells))
     if decoded:
-        read = spread(each["xarray_read"] / each["table_read"] for each in decoded)
+        reading = spread(each["xarray_read"] / each["table_read"] for each in decoded)
         memory = spread(each["xarray"] / each["table"] for each in decoded)
-        console.print(f"a cell of log16 read as logs, xarray's CPU time over our table's: {shown(read, 1)}")
+        console.print(
+            f"a cell of log16 read as logs, xarray's CPU time over our table's: {shown(reading, 1)}"
+        )
         console.print(f"only its decoding, codes in memory: {shown(memory, 1)}")
+    for read in (line for line in lines if line["kind"] == "read"):
+        console.print(*scale_report.told(read), sep="\n")
 
 
 def times(rows: list[Row], raw: int) -> Table:

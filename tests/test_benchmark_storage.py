@@ -12,6 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tempocube.dataset.reading import open_cube
+from tempocube.dataset.verify import verify
+from tempocube.dataset.visibility import visibility
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FORMATS = ["npz", "zarr defaults", "exact float32", "float16", "linear uint16", "log16"]
 
@@ -112,6 +116,9 @@ def test_only_what_was_asked_for_stays_on_the_disk(run: dict[str, Any]) -> None:
         (["--profile", "long", "--cells", "100000"], "GB of disk"),
         (["--keep", "."], "is there already"),
         (["--json", "no/such/folder/lines.json"], "no such folder"),
+        (["--maps", "embedded", "--cells", "3"], "an even number of --cells"),
+        (["--maps", "embedded", "--estimate"], "no --estimate"),
+        (["--report", "--only", "npz"], "reads the cube of log16"),
     ],
 )
 def test_bad_words_are_refused_before_anything_is_written(
@@ -162,3 +169,52 @@ def test_long_maps_are_made_one_block_at_a_time(planted: Any) -> None:
     tracemalloc.stop()
     assert rows == 334
     assert most < queries_and_keys + 2 * block
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "scratch").mkdir()
+    asked = ("--profile", "tiny", "--cells", 4, "--repeats", 1, "--workers", 1, "--only", "log16")
+    files = ("--json", folder / "lines.json", "--scratch", folder / "scratch", "--keep", folder / "kept")
+    done = storage(*asked, "--maps", "embedded", "--report", *files)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (folder / "lines.json").read_text().splitlines()]
+    return {"text": done.stdout, "lines": lines, "folder": folder}
+
+
+@pytest.mark.slow
+def test_real_maps_are_of_different_texts_and_none_is_repeated(real: dict[str, Any]) -> None:
+    about = real["lines"][0]
+    assert (about["texts"], about["captured"]) == (2, 2 * 2 * 48)  # two texts, two modes, 6 layers x 8 heads
+    assert about["distinct"] == about["captured"]
+    assert about["maps"].endswith("2 texts, 192 of 192 maps distinct")
+    assert "maps of the embedded model" in " ".join(real["text"].split())
+
+
+@pytest.mark.slow
+def test_real_maps_lie_under_the_mask_of_their_cell(real: dict[str, Any]) -> None:
+    where = real["folder"] / "kept" / "log16"
+    assert verify(where).ok
+    cube = open_cube(where).isel(seed=0).load()
+    assert cube.sizes["prompt"] == 2
+    for cell in (cube.isel(prompt=p, mode=m) for p in range(2) for m in range(2)):
+        slots = int(cell.length)
+        small = (cell[name].values[:slots] for name in ("logical", "slot_step", "pruned_at"))
+        seen = visibility(str(cell.mode.values), *small)
+        weights = cell.attention.values[..., :slots, :slots]
+        assert (np.nan_to_num(weights)[..., ~seen] == 0).all()
+        assert np.allclose(np.nansum(weights, axis=-1), 1, atol=0.01)
+    parted = cube.attention.sel(mode="visible") - cube.attention.sel(mode="isolated")
+    assert float(abs(parted).max()) > 0.01
+
+
+@pytest.mark.slow
+def test_reading_it_is_held_against_decoding_it_once(real: dict[str, Any]) -> None:
+    ways = [line["way"] for line in real["lines"] if line["kind"] == "reading"]
+    assert sorted(ways) == ["decode", "report", "survey"]
+    (read,) = (line for line in real["lines"] if line["kind"] == "read")
+    assert read["decode_times"]["median"] == 1
+    assert read["report_s"]["median"] > 0 < read["report_gib"]
+    assert "tempo-stats report, with page and figures: " in real["text"]
+    assert not list((real["folder"] / "scratch").iterdir())
