@@ -1,6 +1,7 @@
 """The specification curve: a planted effect is in every analysis of it, an artefact is told apart."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from tempocube.dataset import simulated
 from tempocube.dataset.simulated import Design, Effects
 from tempocube.stats.figures import Picture, pictures
 from tempocube.stats.figures.curve import MEASURES, summaries
-from tempocube.stats.report import report
+from tempocube.stats.report import Report, report
 
 DESIGN = Design(categories=(4, 4), seeds=2, modes=("isolated", "visible", "single"), layers=3, heads=2)
 QUIET = {"prompt_sd": 0.05, "prompt_seed_sd": 0.02, "prompt_mode_sd": 0.02, "residual_sd": 0.02, "noise": 0.1}
@@ -20,8 +21,11 @@ LEGACY = MEASURES["legacy_ratio"][0]
 
 def curve(where: Any, **effects: Any) -> Picture:
     """The curve of a cube."""
-    found = pictures(report(simulated.cube(DESIGN, Effects(**QUIET | effects), where, seed=2).url))
-    return next(picture for picture in found if picture.name == "curve")
+    return curve_of(report(simulated.cube(DESIGN, Effects(**QUIET | effects), where, seed=2).url))
+
+
+def curve_of(made: Report) -> Picture:
+    return next(picture for picture in pictures(made) if picture.name == "curve")
 
 
 def test_a_planted_effect_is_in_every_analysis_of_the_same_question(tmp_path: Any) -> None:
@@ -31,7 +35,7 @@ def test_a_planted_effect_is_in_every_analysis_of_the_same_question(tmp_path: An
     assert (fair["high"] < 1).all()
     assert {"all layers", "first half", "last third"} <= set(fair["layers"])
     assert set(fair["measure"]) == {name for name, same in MEASURES.values() if same}
-    assert set(fair["summary"]) == {"mean", "median", "trimmed 20 %"}
+    assert set(fair.loc[~fair["reported"], "summary"]) == {"mean", "median", "trimmed 20 %"}
     assert set(fair["modes"]) == {*("isolated and visible", "isolated", "visible")}
     assert "100 % lie on the same side" in picture.caption
 
@@ -56,6 +60,27 @@ def test_the_curve_is_sorted_and_drawn_from_its_table(tmp_path: Any) -> None:
     dots = sum(len(each.get_offsets()) for each in below.collections)
     varied = sum(table[name].nunique() > 1 for name in table.columns[1:7])
     assert dots == varied * len(table), "one dot for each choice of each analysis"
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.15], ids=["prompt means", "mixed model"])
+def test_the_reported_analysis_is_one_of_them_and_has_a_ring(missing: float) -> None:
+    made = report(simulated.frame(replace(DESIGN, seeds=3), Effects(mean=-0.2, missing=missing), seed=3))
+    picture, answer = curve_of(made), made.answers.answers["downweighting"]
+    (own,) = picture.table[picture.table["reported"]].itertuples()
+    assert np.log([own.estimate, own.low, own.high]) == pytest.approx([answer.estimate, *(answer.ci or ())])
+    assert own.same_question
+    plain = float(np.mean([row["mean"] for row in answer.details["prompts"]]))
+    assert (math.log(own.estimate) == pytest.approx(plain)) == (missing == 0)
+    assert own.summary == ("mixed model" if missing else "mean")
+    (ring,) = (each for each in picture.figure().axes[0].collections if "answer" in str(each.get_label()))
+    assert np.asarray(ring.get_offsets()) == pytest.approx(np.array([[own.place, own.estimate]]))
+
+
+def test_chosen_layers_are_not_called_all(tmp_path: Any) -> None:
+    cube = simulated.cube(replace(DESIGN, seeds=1), Effects(**QUIET), tmp_path / "some.zarr", seed=2)
+    table = curve_of(report(cube.url, layers=[1, 2])).table
+    assert set(table["layers"]) == {"layers 1, 2", "first half of them", "second half of them"}
+    assert table["reported"].sum() == 1
 
 
 def test_intervals_over_prompts_are_those_of_the_textbook() -> None:

@@ -5,7 +5,10 @@ import xml.etree.ElementTree as ET
 from typing import Any
 
 import matplotlib
+import pandas as pd
 import pytest
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
 
 from cubes import facts, fill
 from tempocube.dataset.grid import Grid
@@ -51,6 +54,22 @@ def test_the_same_picture_has_the_same_bytes(drawn: tuple[Picture, ...]) -> None
     assert picture.rendered("svg") == picture.rendered("svg")
     assert png(picture) == png(picture)
     assert "dc:date" not in svg(picture)
+
+
+def test_a_picture_is_laid_out_once_and_drawn_once_a_file() -> None:
+    made: list[str] = []
+
+    class Counted(Artist):
+        def draw(self, renderer: Any) -> None:
+            made.append(type(renderer).__name__)
+
+    def draw(figure: Figure, table: pd.DataFrame) -> None:
+        made.append("made")
+        figure.add_subplot().add_artist(Counted())
+
+    picture = Picture("once", "design", "", "", "", pd.DataFrame({"x": [1]}), draw)
+    svg(picture), inline(picture), png(picture)
+    assert made == ["made", "MixedModeRenderer", "RendererAgg"]
 
 
 def test_pictures_on_one_page_share_no_name_and_refer_to_their_own(drawn: tuple[Picture, ...]) -> None:

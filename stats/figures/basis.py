@@ -1,5 +1,6 @@
 """What all pictures are made from: a report, the study its answers rest on, names and units."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import pandas as pd
 from ...words import how_many
 from .. import closed
 from ..gate import judge
-from ..questions import Answer
+from ..questions import Answer, number, ratio
 from ..study import Study, read
 from .style import label
 
@@ -23,6 +24,7 @@ __all__ = ["Basis", "basis", "over_prompts", "told"]
 Array = npt.NDArray[np.floating[Any]]
 
 MEANING = {"downweighting": "attention of parallel over single tokens"}
+SAME = 1e-9  # of the response: means this close are one
 FEWEST_FOR_INTERVAL = 4  # prompts: from fewer, an interval spans the whole picture
 
 
@@ -52,6 +54,18 @@ class Basis:
     def shown(self, values: Any) -> Any:
         """Values of the response as they are drawn: ratios for logs."""
         return np.exp(values) if self.study.logs else values
+
+    @property
+    def modelled(self) -> str:
+        """How the answer came to a mean that is not that of prompt means; empty where it is the same."""
+        found = self.answer("downweighting")
+        if found is None or found.estimate is None:
+            return ""
+        return "" if math.isclose(found.estimate, self.study.means.mean(), abs_tol=SAME) else found.method
+
+    def in_words(self, value: float) -> str:
+        """A value of the response in words: ratios for logs."""
+        return ratio(self.shown(value)) if self.study.logs else number(value)
 
     @property
     def unit(self) -> str:

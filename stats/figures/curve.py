@@ -13,12 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from ..questions import between, percent, ratio
+from ..questions import Answer, between, percent, ratio
 from ..questions_maps import CELLS
-from ..study import Study, mean_over
+from ..routes import KENWARD
+from ..study import Study, mean_over, settled
 from .basis import Basis
 from .picture import Picture
-from .style import ACCENT, OTHERS, bare, limits, ratio_axis, reference
+from .style import ACCENT, INK, OTHERS, bare, limits, ratio_axis, reference
 
 __all__ = ["curve", "summaries"]
 
@@ -27,7 +28,11 @@ Array = npt.NDArray[np.floating[Any]]
 TRIM = 0.2
 FEWEST = 5  # prompts: a median or a trimmed mean of fewer has no interval to speak of
 LEVEL = 0.95
+CLOSE = 1e-6  # on the log scale: estimates and intervals this close are one analysis
 FAR = 3.0  # beyond the estimates, intervals are cut
+ENDS = ("estimate", "low", "high")
+ALL = "all layers"
+FEW_LAYERS = 4  # layers that a label names
 CHOICES = ("measure", "layers", "modes", "prompts", "average", "summary")
 MEASURES = {  # column: what it is called, and whether it asks what the answer asks
     "downweighting": ("per token, distance held", True),
@@ -54,10 +59,10 @@ def curve(of: Basis) -> Picture | None:
         return None
     outliers = of.answer("outliers")
     flagged = [] if outliers is None else outliers.details["flagged"]
-    maps = of.report.part.maps
-    table = pd.DataFrame(list(_specifications(study, flagged, maps)))
+    table = pd.DataFrame(list(_specifications(study, flagged, of.report.part.maps, _measured(of))))
     if len(table) < 2:
         return None
+    table = _with_reported(table, found, study, _measured(of))
     table = table.sort_values("estimate", kind="stable", ignore_index=True)
     table.insert(0, "place", np.arange(len(table)))
     fair = table[table["same_question"]]
@@ -72,7 +77,8 @@ def curve(of: Basis) -> Picture | None:
         f"Of {len(fair)} analyses of the same question {percent(same)} lie on the same side of 1x as the "
         f"answer ({ratio(math.exp(found.estimate))}), and {percent(apart)} have an interval without 1x; they "
         f"range from {between(fair['estimate'].min(), fair['estimate'].max())}x (n = {of.prompts}).{said} "
-        "Above: each analysis with its 95 % interval, sorted (very wide ones are cut); below: its choices. "
+        "Above: each analysis with its 95 % interval, sorted (very wide ones are cut), the one reported in a "
+        "ring; below: its choices. "
         "Other estimands, the legacy ratio among them, are in another colour and not counted.",
         f"{len(table)} analyses sorted by estimate, with the choices that each is made of.",
         table,
@@ -81,28 +87,55 @@ def curve(of: Basis) -> Picture | None:
     )
 
 
-def _specifications(study: Study, flagged: list[str], maps: Any) -> Iterator[dict[str, Any]]:
+def _with_reported(table: pd.DataFrame, found: Answer, study: Study, layers: str) -> pd.DataFrame:
+    """The analyses with the reported one marked, which is a row of its own where none of them is it."""
+    ends = found.estimate, *(found.ci or (np.nan, np.nan))
+    own = np.exp(np.array(ends, dtype=np.float64))
+    usual = [MEASURES["downweighting"][0], layers, " and ".join(study.modes), "all prompts", "logs"]
+    is_it = (table[list(CHOICES)] == [*usual, "mean"]).all(axis=1)
+    apart = np.abs(np.log(table[list(ENDS)].to_numpy(dtype=np.float64) / own)).max(axis=1)
+    is_it &= pd.Series(apart < CLOSE, index=table.index)
+    if is_it.any():
+        return table.assign(reported=is_it)
+    how = "mixed model" if KENWARD in found.method else "mean"
+    how += ", bootstrap-t" if found.details.get("by_bootstrap") else ""
+    row = dict(zip((*CHOICES, *ENDS), (*usual, how, *own), strict=True))
+    row |= {"n": found.n, "same_question": True, "reported": True}
+    return pd.concat([table.assign(reported=False), pd.DataFrame([row])], ignore_index=True)
+
+
+def _measured(of: Basis) -> str:
+    """What the layers are called that were measured: not all of them, where some were chosen."""
+    cube, chosen = of.report.part.cube, of.report.source.get("layers")
+    if cube is None or chosen is None or len(chosen) == cube.attrs["model"]["layers"]:
+        return ALL
+    if len(chosen) <= FEW_LAYERS:
+        return f"layer{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}"
+    return f"{len(chosen)} of {cube.attrs['model']['layers']} layers"
+
+
+def _specifications(study: Study, flagged: list[str], maps: Any, layers: str) -> Iterator[dict[str, Any]]:
     """One row for each combination of choices that has a value."""
-    values = {**_columns(study), **_by_layers(study, maps)}
+    values = {**_columns(study, layers), **_by_layers(study, maps, layers)}
     rest = [name for name in study.prompts if name not in flagged]
     kept = {"all prompts": study.prompts} | ({"without outliers": rest} if flagged and rest else {})
     modes = {" and ".join(study.modes): study.modes} if len(study.modes) > 1 else {}
     modes |= {mode: (mode,) for mode in study.modes}
-    for (measure, layers), (mode, of), (who, names), average in product(
+    for (measure, part), (mode, of), (who, names), average in product(
         values, modes.items(), kept.items(), ("logs", "ratios")
     ):
         chosen = [study.modes.index(each) for each in of]
         places = [study.prompts.index(name) for name in names]
-        y = values[measure, layers][places][..., chosen]
+        y = values[measure, part][places][..., chosen]
         x = _of_prompts(y, average)
         for how, found in summaries(x, average).items():
-            named = dict(zip(CHOICES, (MEASURES[measure][0], layers, mode, who, average, how), strict=True))
+            named = dict(zip(CHOICES, (MEASURES[measure][0], part, mode, who, average, how), strict=True))
             ends = (found.estimate, found.low, found.high)
-            shown = dict(zip(("estimate", "low", "high"), map(math.exp, ends), strict=True))
+            shown = dict(zip(ENDS, map(math.exp, ends), strict=True))
             yield named | shown | {"n": x.size, "same_question": MEASURES[measure][1]}
 
 
-def _columns(study: Study) -> dict[tuple[str, str], Array]:
+def _columns(study: Study, layers: str) -> dict[tuple[str, str], Array]:
     """(prompts, seeds, modes) of every measure that the frame has, on the scale of logs."""
     found = {}
     for name in MEASURES:
@@ -110,11 +143,11 @@ def _columns(study: Study) -> dict[tuple[str, str], Array]:
             table = study.table(name)
             with np.errstate(divide="ignore", invalid="ignore"):
                 logs = np.log(table) if name == "legacy_ratio" else table
-            found[name, "all layers"] = np.where(np.isfinite(logs), logs, np.nan)
+            found[name, layers] = np.where(np.isfinite(logs), logs, np.nan)
     return found
 
 
-def _by_layers(study: Study, maps: Any) -> dict[tuple[str, str], Array]:
+def _by_layers(study: Study, maps: Any, layers: str) -> dict[tuple[str, str], Array]:
     """The down-weighting of parts of the model: it is linear in heads, so a mean over them is theirs."""
     if maps is None or maps.sizes["layer"] < 2:
         return {}
@@ -125,7 +158,9 @@ def _by_layers(study: Study, maps: Any) -> dict[tuple[str, str], Array]:
     found = {}
     for name, part in _parts(len(by_layer)).items():
         values = mean_over(by_layer[part], 0)
-        found["downweighting", name] = mean_over(values, 1)[:, None] if study.copies else values
+        found["downweighting", name if layers == ALL else f"{name} of them"] = (
+            mean_over(values, 1)[:, None] if study.copies else values
+        )
     return found
 
 
@@ -141,8 +176,7 @@ def _parts(layers: int) -> dict[str, slice]:
 
 def _of_prompts(y: Array, average: str) -> Array:
     """(prompts,) means of experiments, over logs or over ratios; prompts without a value are left out."""
-    values = y if average == "logs" else np.exp(y)
-    means = mean_over(mean_over(values, 1), 1)
+    means = settled(y if average == "logs" else np.exp(y))
     return np.asarray(means[np.isfinite(means)])
 
 
@@ -200,10 +234,13 @@ def draw_curve(figure: Figure, table: pd.DataFrame) -> None:
         name = "the same question" if fair else "another estimand, or the legacy ratio"
         above.vlines(chosen["place"], chosen["low"], chosen["high"], color=colour, alpha=0.35, linewidth=1.2)
         above.scatter(chosen["place"], chosen["estimate"], s=9, color=colour, zorder=3, label=name)
+    own = table[table["reported"]]
+    ring = {"facecolors": "none", "edgecolors": INK, "linewidths": 1.2, "zorder": 4}
+    above.scatter(own["place"], own["estimate"], s=52, label="the answer as reported", **ring)
     ratio_axis(above, "y", _ends(table), "parallel over single (ratio)")
     reference(above, "y", 1.0)
     bare(above, "y")
-    above.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.2)
+    above.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2)
     above.tick_params(bottom=False)
     _matrix(below, table, rows)
 
@@ -223,11 +260,15 @@ def _choices(table: pd.DataFrame) -> list[tuple[str, str]]:
 def _ordered(table: pd.DataFrame, choice: str) -> list[str]:
     values = sorted(set(table[choice]))
     if choice == "layers":
-        order = ("all layers", *_parts(3))
-        return [name for name in order if name in values]
+        parts = list(_parts(3))
+        return sorted(values, key=lambda name: parts.index(own) if (own := _part(name)) in parts else -1)
     if choice == "measure":
         return [name for name, _ in MEASURES.values() if name in values]
     return values
+
+
+def _part(layers: str) -> str:
+    return layers.removesuffix(" of them")
 
 
 def _matrix(axes: Axes, table: pd.DataFrame, rows: list[tuple[str, str]]) -> None:

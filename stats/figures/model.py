@@ -21,16 +21,19 @@ from .basis import Basis
 from .picture import Picture
 from .style import ACCENT, FADED, INK, bare, label, ticks
 
-__all__ = ["maps", "variance"]
+__all__ = ["dotted", "maps", "variance"]
 
 Array = npt.NDArray[np.floating[Any]]
 
 BOTH = "all modes"
 LEVELS = (0.001, 0.01, ALPHA)
+NOT_FOUND = (0.875, 0.875, 0.875, 1.0)
 GREENS = ("#00553c", "#009E73", "#7fd0b6")  # of q, from the smallest
 DIVERGING = LinearSegmentedColormap.from_list(
     "effect", ["#00416b", "#0072B2", "#8ec4e4", "#f4f4f2", "#f0b48a", "#D55E00", "#7a3600"]
 )
+NO_VALUE = "no-value"
+CROSS = 60.0  # square points, of one cell without a value
 DOTS = 1200  # cells: beyond it a dot in each hides them
 PARTS = {
     "prompt": "prompts",
@@ -112,20 +115,31 @@ def maps(of: Basis) -> Picture | None:
     table, cells = pd.DataFrame(rows), int(np.isfinite(q).sum())
     hits = int(np.sum(q < ALPHA))
     height = min(9.0, max(2.6, 0.17 * len(layers) + 1.3))
-    gaps = "; white cells have no value" if details["left_out"] else ""
+    gaps = "; cells with a cross have no value" if details["left_out"] else ""
     return Picture(
         "maps",
         "maps",
         "Where in the model",
         f"Of {cells} layers x heads {hits} {verb(hits, 'is', 'are')} found at a false discovery rate of 5 % "
         f"over prompts (n = {found.n}); the others are faded, not hidden{gaps}. Colour is centred on no "
-        "effect (1x), with the same limits for all modes; dots mark cells that are also shown at a "
-        "family-wise error of 5 % (max-T). q is by Benjamini and Hochberg, of the mean over modes.",
+        f"effect (1x), with the same limits for all modes{dotted(q, sure)}. "
+        "q is by Benjamini and Hochberg, of the mean over modes.",
         f"Heat maps of {len(layers)} layers by {len(heads)} heads: effect by mode, and q values.",
         table,
         draw_maps,
         height,
     )
+
+
+def dotted(q: Array, sure: Array) -> str:
+    """What dots mark; a cell can be shown by max-T and not be found by its q."""
+    if sure.size > DOTS:
+        return ""
+    shown, faded = int(np.sum(sure < ALPHA)), int(np.sum((sure < ALPHA) & ~(q < ALPHA)))
+    if not shown:
+        return "; no cell is shown at a family-wise error of 5 % (max-T)"
+    where = f", {faded} of them faded" if faded else ""
+    return f"; dots mark cells shown at a family-wise error of 5 % (max-T): {shown}{where}"
 
 
 def _mean(study: Study, given: Any) -> Array:
@@ -171,8 +185,8 @@ def _effect(axes: Axes, rows: pd.DataFrame, limits: Normalize) -> None:
     values, layers, heads = _grid(rows, "log_ratio")
     q, _, _ = _grid(rows, "q")
     colours = DIVERGING(limits(np.nan_to_num(values)))
-    colours[..., 3] = np.where(q < ALPHA, 1.0, FADED)
-    colours[..., 3][np.isnan(values)] = 0.0
+    colours[~(q < ALPHA)] = _faded(colours[~(q < ALPHA)])
+    colours[np.isnan(values), 3] = 0.0
     _show(axes, colours, layers, heads)
     sure, _, _ = _grid(rows, "p_max_t")
     i, j = np.nonzero(sure < ALPHA)
@@ -180,11 +194,16 @@ def _effect(axes: Axes, rows: pd.DataFrame, limits: Normalize) -> None:
         axes.scatter(j, i, s=min(6.0, max(1.0, 800 / sure.size)), color="#000000", linewidth=0)
 
 
+def _faded(colours: Array) -> Array:
+    """Paler and opaque: see-through ones would be dark on a dark page, and look like strong effects."""
+    return np.concatenate([FADED * colours[..., :3] + 1 - FADED, colours[..., 3:]], axis=-1)
+
+
 def _found(axes: Axes, rows: pd.DataFrame, title: str) -> None:
     """q in four classes."""
     q, layers, heads = _grid(rows, "q")
     colours = np.zeros((*q.shape, 4))
-    colours[np.isfinite(q)] = (0.5, 0.5, 0.5, FADED)
+    colours[np.isfinite(q)] = NOT_FOUND
     for level, colour in zip(reversed(LEVELS), reversed(GREENS), strict=True):
         rgb = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
         colours[q < level] = (*rgb, 1.0)
@@ -192,12 +211,16 @@ def _found(axes: Axes, rows: pd.DataFrame, title: str) -> None:
     axes.set_title(title)
     for level, colour in zip(LEVELS, GREENS, strict=True):
         axes.scatter([], [], marker="s", s=30, color=colour, label=f"q < {level:g}")
-    axes.scatter([], [], marker="s", s=30, color="#808080", alpha=FADED, label="not found")
+    axes.scatter([], [], marker="s", s=30, color=NOT_FOUND, label="not found")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.2)
 
 
 def _show(axes: Axes, colours: Array, layers: list[int], heads: list[int]) -> None:
     axes.imshow(colours, origin="lower", aspect="auto", interpolation="nearest")
+    i, j = np.nonzero(colours[..., 3] == 0)
+    if i.size:
+        size = max(6.0, CROSS / i.size**0.5)
+        axes.scatter(j, i, s=size, marker="x", color=INK, alpha=0.5, linewidth=0.8, gid=NO_VALUE)
     axes.grid(visible=False)
     axes.set_xlabel("head")
     for axis, names in ((axes.xaxis, heads), (axes.yaxis, layers)):

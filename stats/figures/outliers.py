@@ -39,12 +39,21 @@ def outliers(of: Basis) -> Picture | None:
         "Which prompt is odd, and what the mean is without it",
         f"Left: studentised distance of each prompt from the others; dashed, the Bonferroni line at "
         f"|t| = {number(edge)}: {said} (n = {of.prompts}). Right: the mean when the prompt is left out goes "
-        f"from {between(values.min(), values.max())}, beside {number(of.shown(middle))} with all (dashed).",
+        f"from {between(values.min(), values.max())}, beside {number(of.shown(middle))} with all "
+        f"(dashed){_but(of)}.",
         f"Studentised residuals of {of.prompts} and the mean without each.",
         table,
         draw_outliers,
         max(2.2, ROW * n + 0.9),
     )
+
+
+def _but(of: Basis) -> str:
+    """The answer, where it is another mean than that of prompt means."""
+    found = of.answer("downweighting")
+    if found is None or found.estimate is None or not of.modelled:
+        return ""
+    return f": means of prompt means, while the answer is {of.in_words(found.estimate)} by {of.modelled}"
 
 
 def draw_outliers(figure: Figure, table: pd.DataFrame) -> None:

@@ -115,7 +115,7 @@ def _laid_out(picture: Picture) -> Figure:
         figure = picture.figure()
         if (engine := figure.get_layout_engine()) is not None:
             engine.execute(figure)
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # "none" is an engine too, for which all is drawn once more in vain
     return figure
 
 

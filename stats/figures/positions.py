@@ -24,9 +24,8 @@ def positions(of: Basis) -> Picture | None:
     frame, cube = of.report.part.frame, of.report.part.cube
     if cube is None:
         return None
-    modes = [mode for mode in (*reversed(PAIR), *frame["mode"]) if mode in set(frame["mode"])]
-    rows = frame[frame["mode"] == modes[0]]
-    best = rows.loc[rows["parallel_sets"].idxmax()]
+    most = frame[frame["parallel_sets"] == frame["parallel_sets"].max()]
+    best = most.loc[min(most.index, key=lambda row: _rank(str(most.at[row, "mode"])))]
     seen = view(cube, best["prompt"], best["seed"], best["mode"], **of.report.at)
     table = _table(seen)
     wide = int((seen.width >= 2).sum())
@@ -37,12 +36,23 @@ def positions(of: Basis) -> Picture | None:
         "Which tokens share a position",
         f"{len(table)} tokens lie on {last + 1} positions: the tokens of each of the {wide} parallel sets "
         "share one, seen as a level stretch; on the dashed line every token would have its own. "
-        f"n = 1 experiment ({label(seen.name, 80)}), the one with the most parallel sets.",
+        f"n = 1 experiment ({label(seen.name, 80)}){_others(len(most))}.",
         f"Slots against logical positions of one experiment: {wide} parallel sets share positions.",
         table,
         draw_positions,
         4.2,
     )
+
+
+def _rank(mode: str) -> int:
+    """Of experiments with as many parallel sets visible goes first, then isolated."""
+    return PAIR[::-1].index(mode) if mode in PAIR else len(PAIR)
+
+
+def _others(ties: int) -> str:
+    if ties == 1:
+        return ", the one with the most parallel sets"
+    return f", one of {ties} with as many parallel sets; none has more"
 
 
 def _table(seen: View) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Pictures with a row for each prompt: the forest, and the difference of the modes."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..questions import Answer, between, number, ratio
+from ..questions import Answer, between
 from ..study import PAIR, mean_over
 from .basis import Basis, told
 from .picture import Picture
@@ -26,7 +27,7 @@ from .style import (
 
 __all__ = ["forest", "modes"]
 
-FEW = 30  # points are shown where there are fewer
+FEW = 30  # points of a prompt are shown where there are fewer
 ROW = 0.2  # inch
 SUMMARY = ("mean", "prediction", "equivalence")
 NAMED = {
@@ -42,8 +43,7 @@ def forest(of: Basis) -> Picture | None:
     if found is None or found.ci is None or found.estimate is None:
         return None
     table = told(of, _of_forest(of, found), of.unit)
-    middle, ends = of.shown(found.estimate), of.shown(np.array(found.ci))
-    mean = ratio(middle) if of.study.logs else number(middle)
+    ends, mean = of.shown(np.array(found.ci)), of.in_words(found.estimate)
     same = int(sum(np.sign(of.study.means) == np.sign(found.estimate)))
     side = f"{same} of {of.prompts} lie on the same side of 1x as the mean. " if of.study.logs else ""
     new = table[table["kind"] == "prediction"]
@@ -54,8 +54,8 @@ def forest(of: Basis) -> Picture | None:
         "forest",
         "downweighting",
         "Every prompt, by category",
-        f"{side}Their mean is {mean} (95 % CI {between(*ends)}, n = {of.prompts}){expected}. Small points "
-        "are single experiments (seed and mode), diamonds prompt means; "
+        f"{side}The mean is {mean} (95 % CI {between(*ends)}, n = {of.prompts}{_by_model(of)}){expected}. "
+        f"{_single(table, 'experiment', 'experiments (seed and mode)')} Diamonds are prompt means; "
         + ("the dashed line is no effect." if of.study.logs else "there is no value of no effect."),
         f"Forest plot of {of.prompts} by category with the mean {mean} and its interval.",
         table,
@@ -64,16 +64,37 @@ def forest(of: Basis) -> Picture | None:
     )
 
 
+def _by_model(of: Basis) -> str:
+    """What the diamonds alone come to, where the answer is another mean."""
+    plain = of.in_words(float(of.study.means.mean()))
+    return f"; by {of.modelled}: the diamonds' own mean is {plain}" if of.modelled else ""
+
+
+def _single(table: pd.DataFrame, kind: str, what: str) -> str:
+    """What small points are, or that there would be too many."""
+    if (table["kind"] == kind).any():
+        return f"Small points are single {what}."
+    return f"Single {what} are not shown, with {FEW} or more in a prompt."
+
+
+def _if_few(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of small points, none where a prompt has too many to tell apart."""
+    most = max(Counter(row["prompt"] for row in rows).values(), default=0)
+    return rows if most < FEW else []
+
+
 def _of_forest(of: Basis, found: Answer) -> list[dict[str, Any]]:
     """Experiments, prompt means, the mean, and a new prompt."""
     study, new = of.study, of.answer("generalisation")
     own = study.frame[study.frame["mode"].isin(study.modes) & study.frame["prompt"].isin(study.prompts)]
     own = own[own[study.response].notna()]
-    rows = [
-        {"kind": "experiment", "prompt": row["prompt"], "seed": row["seed"], "mode": row["mode"]}
-        | {"value": of.shown(row[study.response])}
-        for _, row in own.iterrows()
-    ]
+    columns = (own[name] for name in ("prompt", "seed", "mode", study.response))
+    rows = _if_few(
+        [
+            {"kind": "experiment", "prompt": prompt, "seed": seed, "mode": mode, "value": of.shown(value)}
+            for prompt, seed, mode, value in zip(*columns, strict=True)
+        ]
+    )
     rows += [
         {"kind": "prompt", "prompt": name, "value": of.shown(x)}
         for name, x in zip(study.prompts, study.means, strict=True)
@@ -91,12 +112,13 @@ def modes(of: Basis) -> Picture | None:
         return None
     unit = "visible over isolated: ratio of ratios" if study.logs else f"visible - isolated: {study.response}"
     table = told(of, _of_modes(of, found), unit)
-    small = ", small points their seeds" if (table["kind"] == "seed").any() else ""
+    several = study.y.shape[1] > 1
+    small = f" {_single(table, 'seed', 'seeds')}" if several else ""
     return Picture(
         "modes",
         "modes",
         "Visible against isolated, prompt by prompt",
-        f"{_within(found.details, study.logs)} Diamonds are prompts (n = {found.n}){small}; the mean's 95 % "
+        f"{_within(found.details, study.logs)} Diamonds are prompts (n = {found.n}).{small} The mean's 95 % "
         "interval is for a difference, its 90 % interval, if it lies within the band, for equivalence.",
         f"Difference of the two modes in {found.n} prompts, with the mean and the band of equivalence.",
         table,
@@ -111,12 +133,14 @@ def _of_modes(of: Basis, found: Answer) -> list[dict[str, Any]]:
     both = study.table(study.response, PAIR)
     apart = both[..., 1] - both[..., 0]
     seeds = study.seeds[: apart.shape[1]]
-    rows = [
-        {"kind": "seed", "prompt": name, "seed": seed, "value": of.shown(apart[i, j])}
-        for i, name in enumerate(study.prompts)
-        for j, seed in enumerate(seeds)
-        if len(seeds) > 1 and np.isfinite(apart[i, j])
-    ]
+    rows = _if_few(
+        [
+            {"kind": "seed", "prompt": name, "seed": seed, "value": of.shown(apart[i, j])}
+            for i, name in enumerate(study.prompts)
+            for j, seed in enumerate(seeds)
+            if len(seeds) > 1 and np.isfinite(apart[i, j])
+        ]
+    )
     rows += [
         {"kind": "prompt", "prompt": name, "value": of.shown(x)}
         for name, x in zip(study.prompts, mean_over(apart, 1), strict=True)
@@ -201,7 +225,7 @@ def _rows(axes: Axes, table: pd.DataFrame) -> dict[str, int]:
 
 def _points(axes: Axes, rows: pd.DataFrame, places: dict[str, int], by: str | None) -> None:
     """Single experiments, a little above and below the line of their prompt."""
-    if rows.empty or rows.groupby("prompt").size().max() >= FEW:
+    if rows.empty:
         return
     kinds = list(dict.fromkeys(rows[by])) if by else ["seeds"]
     for k, kind in enumerate(kinds):

@@ -27,6 +27,11 @@ Array = npt.NDArray[np.floating[Any]]
 Pair = tuple[str, int]
 
 BINS = 20
+NOISELESS = "probability of the selected token, without noise"
+NOISE = (
+    " Tokens were selected by their probability with seeded noise (temperature above 0); shown is the one "
+    "without it, which can lie below the threshold."
+)
 MOST_EXPERIMENTS = 2_000  # of each mode, whose probabilities are shown
 MOST_LOGITS = 24_000_000  # numbers, of both modes together: about two seconds
 LEAST_PAIRS = 8
@@ -55,18 +60,27 @@ def probabilities(of: Basis) -> Picture | None:
     first = table[(table["panel"] == "candidates") & (table["rank"] == 1)]
     best = ", ".join(f"{number(row['median'])} in {row['mode']}" for _, row in first.iterrows())
     tokens = int(table["n"].max())
+    table["unit"] = NOISELESS if (noisy := _noisy(of)) else "probability of the selected token"
     return Picture(
         "probabilities",
         "design",
         "Probabilities of tokens",
         f"The best candidate has a median probability of {best}. Left: the share of selected tokens by their "
-        f"probability (n = {tokens:,} tokens in the largest mode). Right: the best candidates of every "
-        f"readout by rank, medians with the range of the middle 80 % (n = {how_many(read, 'experiment')}).",
+        f"probability (n = {tokens:,} tokens in the largest mode).{NOISE if noisy else ''} "
+        "Right: the best candidates of every readout by rank, medians with the range of the middle 80 % "
+        f"(n = {how_many(read, 'experiment')}).",
         "Histogram of the probability of selected tokens, and probability by rank.",
         table,
         draw_probabilities,
         3.4,
     )
+
+
+def _noisy(of: Basis) -> bool:
+    """Whether tokens were selected with noise; the temperature of what was imported is not known."""
+    cube = of.report.part.cube
+    grids = cube.attrs["grid"] if cube is not None and not cube.attrs.get("imported") else []
+    return bool(grids) and float({**grids[0], **of.report.at}["temperature"]) > 0
 
 
 def _by_mode(subjects: Subjects) -> dict[str, list[Index]]:
@@ -124,7 +138,7 @@ def draw_probabilities(figure: Figure, table: pd.DataFrame) -> None:
         ranks = own[own["panel"] == "candidates"]
         right.fill_between(ranks["rank"], ranks["low"], ranks["high"], color=colour, alpha=0.15, linewidth=0)
         right.plot(ranks["rank"], ranks["median"], color=colour, marker="o", markersize=3.5, label=mode)
-    left.set(xlim=(0, 1), xlabel="probability when selected", ylabel="selected tokens (%)")
+    left.set(xlim=(0, 1), xlabel=str(table["unit"].iloc[0]), ylabel="selected tokens (%)")
     left.set_ylim(bottom=0)
     ranked = [table[name] for name in ("median", "low", "high")]
     ratio_axis(right, "y", limits(ranked, 1.0, log=True), "probability (log scale)")
@@ -147,7 +161,8 @@ def divergences(of: Basis) -> Picture | None:
     pairs, stride = within_bounds(compared, part.cube.sizes["vocab"])
     if not pairs:
         return None
-    made = pd.DataFrame([row for pair in pairs for row in _of_pair(part.cube, pair, compared[pair], stride)])
+    read = part.cube[["logits"]].assign(top_token=part.cube["top_token"].compute())  # small, in one chunk
+    made = pd.DataFrame([row for pair in pairs for row in _of_pair(read, pair, compared[pair], stride)])
     own = made.groupby(["measure", "prompt", "step"], sort=False)["value"].mean().reset_index()
     table = two_kinds(own, ["measure", "step"], "value")
     told = f"{len(pairs)} of {how_many(len(compared), 'pair')} of experiments"
@@ -187,17 +202,16 @@ def within_bounds(compared: dict[Pair, int], vocab: int) -> tuple[list[Pair], in
 def _of_pair(cube: xr.Dataset, pair: Pair, compared: int, stride: int) -> list[dict[str, Any]]:
     """One row for each measure and step; both modes are read block by block."""
     prompt, seed = pair
-    cells = cube[["logits", "top_token"]].sel(prompt=prompt, seed=seed)
+    cells = cube.sel(prompt=prompt, seed=seed, mode=list(PAIR))
     swept = {dim: 0 for dim in cells.dims if dim not in ("mode", "step", "vocab", "rank")}
-    one, other = (cells.sel(mode=mode).isel(swept) for mode in PAIR)
+    cells = cells.isel(swept).transpose("mode", "step", ...)
     steps = np.arange(0, compared, stride)
     size = max(1, BLOCK // cube.sizes["vocab"])
     rows: list[dict[str, Any]] = []
     for start in range(0, len(steps), size):
         here = steps[start : start + size]
-        a, b = (each.isel(step=here) for each in (one, other))
-        p, q = (divergence.normalised(each["logits"].values) for each in (a, b))
-        best = a["top_token"].values, b["top_token"].values
+        p, q = divergence.normalised(cells["logits"].isel(step=here).values)
+        best = cells["top_token"].isel(step=here).values
         found = {KL: divergence.kl(p, q), COSINE: divergence.cosine(np.exp(p), np.exp(q))}
         found |= {_overlap(k): divergence.jaccard(best[0][:, :k], best[1][:, :k]) for k in TOPS}
         rows += [

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from ..questions import number, ratio
@@ -94,8 +95,10 @@ def width(of: Basis) -> Picture | None:
 
 
 def _without_copies(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Modes as one where they differ in no prompt and at no step, as under replay."""
-    same = (rows.groupby(["prompt", "step"])[column].nunique() == 1).all()
+    """Modes as one where all have the same value in every prompt and at every step, as under replay."""
+    modes = rows["mode"].nunique()
+    at = rows.groupby(["prompt", "step"])[column].agg(["nunique", "size"])
+    same = modes > 1 and bool(((at["nunique"] == 1) & (at["size"] == modes)).all())
     return rows.assign(mode=ALL_MODES).drop_duplicates(["prompt", "step"]) if same else rows
 
 
@@ -122,16 +125,14 @@ def lines(
     """Thin lines of prompts, a thick one of their mean, a band of its interval."""
     prompts = table[table["kind"] == "prompt"]
     many, long = prompts["prompt"].nunique() > MANY, table["step"].nunique() > LONG
-    for _, line in prompts.groupby("prompt", sort=False):
-        marker: dict[str, Any] = {} if many or long or not points else {"marker": ".", "markersize": 3.5}
-        axes.plot(
-            line["step"],
-            line["value"],
-            color=colour,
-            linewidth=0.6,
-            alpha=0.2 if many or long else 0.45,
-            **marker,
-        )
+    drawn = [line[["step", "value"]].to_numpy() for _, line in prompts.groupby("prompt", sort=False)]
+    look: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.2 if many or long else 0.45}
+    if many or long or not points:
+        ends: dict[str, Any] = {"capstyle": "projecting", "joinstyle": "round"}  # as those of plot
+        axes.add_collection(LineCollection(drawn, colors=colour, **look, **ends), autolim=False)
+    else:
+        for line in drawn:
+            axes.plot(*line.T, color=colour, marker=".", markersize=3.5, **look)
     mean = table[table["kind"] == "mean"].sort_values("step")
     if band:
         axes.fill_between(mean["step"], mean["low"], mean["high"], color=colour, alpha=0.2, linewidth=0)

@@ -56,6 +56,8 @@ RC: dict[Any, Any] = {  # matplotlib types its keys as a list of all of them
     "text.parse_math": False,
     "text.usetex": False,
     "path.simplify": False,
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,  # pictures have an engine of their own, until they are laid out
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
