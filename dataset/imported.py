@@ -16,7 +16,7 @@ from ..errors import BadInput
 from . import legacy_names as names
 from .grid import MODES, Grid
 from .imported_cell import write
-from .imported_grid import Given, Told, asked, facts_of, groups, options
+from .imported_grid import Given, Told, asked, facts_of, groups, must_hold, one_at_a_time, options
 from .legacy_read import Keys, Legacy, Missing, read
 from .place import Place
 from .schema import DONE, ROOT
@@ -66,6 +66,7 @@ def bring_in(
     longest = max(len(each.legacy.prompt) for each in told)
     for number, group in enumerate(groups(told)):
         grid = Grid.from_dict(common | asked(group), source=str(folder))
+        must_hold(grid, group)
         again = overwrite and not number  # the others extend what the first has made
         with Driver(
             where, grid, facts, longest, vocabulary=lambda: _vocabulary(told), overwrite=again
@@ -167,7 +168,7 @@ def _must_differ(told: Sequence[Told]) -> None:
         if other is not each:
             raise BadInput(
                 f"{other.legacy.folder} and {each.legacy.folder} both hold prompt {each.prompt!r}, seed "
-                f"{each.seed}, mode {each.mode}; import them into cubes of their own"
+                f"{each.seed}, mode {each.mode}; {one_at_a_time(other, each)}"
             )
     if len({each.legacy.ours for each in told}) > 1:
         raise BadInput(

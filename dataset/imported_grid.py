@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import BadInput
-from .grid import MODES
+from .grid import MODES, Grid
+from .gridfile import shown
 from .legacy_read import Legacy, Missing
-from .schema import ModelFacts
+from .schema import ModelFacts, capacity
 
 SHA = "imported-"  # how the hash of an imported cube's model begins: it is none of files
 OPTIONS = ("threshold", "temperature", "max_width", "readout", "prune", "ablate", "max_tokens", "max_slots")
@@ -84,7 +85,7 @@ def options(told: Sequence[Told]) -> dict[str, Any]:
         model, part = told[0].legacy.log["model"], {name: _same(told, name) for name in ("layers", "heads")}
         attention |= {name: n if len(n) < model[name] else "all" for name, n in part.items()}
     own = {name: _same(told, name, "parameters") for name in (*OPTIONS, *ALSO)}
-    leaders = {each.legacy.log["parameters"]["replay"] for each in told} - {None}
+    leaders = {each.legacy.log["parameters"].get("replay") for each in told} - {None}
     leader = leaders.pop() if len(leaders) == 1 else None
     if all(leader in {other.mode for other in group} for group in groups(told)):
         own["replay"] = leader
@@ -97,9 +98,34 @@ def _same(told: Sequence[Told], name: str, within: str | None = None) -> Any:
     values = {json.dumps(log.get(name), sort_keys=True) for log in logs}
     if len(values) > 1:
         raise BadInput(
-            f"{name} differs among the folders ({', '.join(sorted(values))}); import one value at a time"
+            f"{name} differs among the folders ({', '.join(sorted(values))}): export one value at a time "
+            f"(--at {name}=VALUE), and import each into a cube of its own"
         )
     return json.loads(values.pop())
+
+
+def one_at_a_time(one: Told, other: Told) -> str:
+    """What to do with two folders that only options tell apart: no such axis comes back."""
+    if one.legacy.ours and other.legacy.ours:
+        for name in OPTIONS:
+            values = [each.legacy.log["parameters"].get(name) for each in (one, other)]
+            if values[0] != values[1]:
+                return (
+                    f"they differ in {name} ({shown(values[0])}, {shown(values[1])}): export one value "
+                    f"at a time (--at {name}=VALUE), and import each into a cube of its own"
+                )
+    return "import them into cubes of their own"
+
+
+def must_hold(grid: Grid, group: Sequence[Told]) -> None:
+    """Refuse folders with more than the options of their own log allow."""
+    for each in group:
+        folder, prompt = each.legacy.folder, len(each.legacy.prompt)
+        if (sets := each.legacy.width.size) > grid.max_sets:
+            raise BadInput(f"{folder}: has {sets} sets, its max_tokens allows {grid.max_sets}")
+        room = capacity(grid, prompt)
+        if (slots := each.legacy.slot_step.size) > room:
+            raise BadInput(f"{folder}: has {slots} slots, its options allow {room}")
 
 
 def groups(told: Sequence[Told]) -> list[list[Told]]:

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import BadInput
+from .fit import MOST_SLOTS
 
 Array = npt.NDArray[Any]
 Steps = dict[int, dict[str, Array]]
 
-_STEP = re.compile(r"step_(\d+)_(\w+)")
+_STEP = re.compile(r"step_(\d{1,9})_(\w+)", re.ASCII)
 _UNREAD = ("metadata",)  # a pickle in every file of the original; it names the experiment, nothing more
 
 
@@ -24,13 +25,15 @@ def arrays(path: Path) -> dict[str, Array]:
     """The arrays of an npz file; empty where there is no such file."""
     if not path.exists():
         return {}
+    if not zipfile.is_zipfile(path):
+        raise BadInput(f"{path}: is not a whole npz file")
     found = {}
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             for name in file.files:
                 if name not in _UNREAD:
                     found[name] = _numbers(path, name, file)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError, MemoryError) as error:
         raise BadInput(f"{path}: is not a whole npz file ({_first(error)})") from error
     return found
 
@@ -62,7 +65,22 @@ def steps(path: Path, needed: str, *, gaps: bool = False) -> Steps:
     for step, of in found.items():
         if "positions" not in of or of["positions"].ndim != 1 or not of["positions"].size:
             raise BadInput(f"{path}: step_{step}_positions must be a list of one position or more")
+        of["positions"] = _slots(path, f"step_{step}_positions", of["positions"])
+        if "query" in of and of["query"].size != 1:
+            raise BadInput(f"{path}: step_{step}_query must be one slot, got {of['query'].size}")
+        if "query" in of:
+            of["query"] = _slots(path, f"step_{step}_query", of["query"])
     return found
+
+
+def _slots(path: Path, name: str, values: Array) -> Array:
+    """Whole numbers that a slot can have, whatever type they are stored in."""
+    for value in values.ravel():
+        if not (0 <= value < MOST_SLOTS and value == int(value)):
+            raise BadInput(
+                f"{path}: {name} must hold whole numbers of at least 0 and below {MOST_SLOTS}, got {value}"
+            )
+    return values.astype(np.int64)
 
 
 def mapping(path: Path) -> dict[str, Any]:
@@ -71,7 +89,7 @@ def mapping(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path}: is not JSON ({_first(error)})") from error
     if not isinstance(found, dict):
         raise BadInput(f"{path}: must hold an object such as {{...}}, got a {type(found).__name__}")

@@ -9,16 +9,15 @@ import numpy as np
 
 from ..errors import BadInput
 from . import legacy_names as names
-from .legacy_arrays import Array, Steps, arrays, attention_of, logits_of, mapping, steps
+from .fit import MOST_SLOTS
+from .legacy_arrays import Array, Steps, arrays, attention_of, logits_of, steps
+from .legacy_log import config_of, log_of, sets_of
 from .visibility import PROMPT, asked_rows, existence
 
 Keys = Literal["sets", "cache"]
 Sets = tuple[tuple[int, ...], ...]
 UNKNOWN = -1  # a token whose id no file tells
-OURS = (
-    *("prompt", "prompt_id", "category", "seed", "mode", "parameters", "storage", "model", "layers", "heads"),
-    *("prompt_tokens", "prompt_logical", "steps", "text"),
-)
+MOST_WEIGHTS = 1 << 31  # of one experiment: 8 GiB, which a file of a few kilobytes can ask for
 
 
 class Missing(NamedTuple):
@@ -70,9 +69,7 @@ class Legacy:
 
 def read(folder: Path, keys: Keys = "sets") -> Legacy:
     """The experiment in a folder; keys: whether columns of attention are the sets' tokens or a cache's."""
-    log, config = mapping(folder / names.LOG), mapping(folder / names.METADATA).get("config", {})
-    if _ours(log) and (lacking := [name for name in OURS if name not in log]):
-        raise BadInput(f"{folder / names.LOG}: has no {lacking[0]!r}; export the cube again")
+    log, config = log_of(folder), config_of(folder)
     attention = steps(folder / names.ATTENTION, "attention", gaps=_ours(log))
     readouts = steps(folder / names.LOGITS, "logits")
     positions = _positions(folder, log, attention, readouts)
@@ -94,16 +91,26 @@ def read(folder: Path, keys: Keys = "sets") -> Legacy:
     queries = _queries(matrix, _slot_step(len(prompt), sets), missing)
     if logits is None:
         missing.append(Missing("logits: no readout"))
-    shape = (0, 0) if matrix is None else matrix.shape[:2]
+    shape = (*((0, 0) if matrix is None else matrix.shape[:2]), 0 if logits is None else logits.shape[1])
+    if _ours(log):
+        _must_match(folder, log, shape)
     files = tuple(sorted(path.name for path in folder.iterdir() if path.is_file()))
     return Legacy(
         *(folder, files, log, config, prompt, sets, matrix, logits),
-        *((shape[0], shape[1], 0 if logits is None else logits.shape[1]), queries, tuple(missing)),
+        *(shape, queries, tuple(missing)),
     )
 
 
 def _ours(log: Mapping[str, Any]) -> bool:
     return log.get("format") == names.FORMAT
+
+
+def _must_match(folder: Path, log: Mapping[str, Any], shape: tuple[int, int, int]) -> None:
+    """Arrays must be as large as the log says, where there are any."""
+    told = len(log["layers"]), len(log["heads"]), log["model"]["vocab"]
+    for name, says, has in zip(("layers", "heads", "tokens"), told, shape, strict=True):
+        if has and says != has:
+            raise BadInput(f"{folder}: its arrays have {has} {name}, {names.LOG} says {says}")
 
 
 def _slot_step(prompt: int, sets: Sets) -> Array:
@@ -113,7 +120,7 @@ def _slot_step(prompt: int, sets: Sets) -> Array:
 
 def _positions(folder: Path, log: Mapping[str, Any], *found: Steps) -> list[list[int]]:
     """Slots of each set, which must follow one another; every file must tell the same."""
-    told = [{step: values["positions"].astype(int).tolist() for step, values in of.items()} for of in found]
+    told = [{step: values["positions"].tolist() for step, values in of.items()} for of in found]
     if _ours(log):
         told.append({step: each["positions"] for step, each in enumerate(log["steps"])})
     elif not any(told):
@@ -127,6 +134,8 @@ def _positions(folder: Path, log: Mapping[str, Any], *found: Steps) -> list[list
         if slots != list(range(end, end + len(slots))):
             raise BadInput(f"{folder}: step {step} has positions {slots}, they should go on at {end}")
         end += len(slots)
+    if end > MOST_SLOTS:
+        raise BadInput(f"{folder}: has {end} slots, a cube has room for {MOST_SLOTS}")
     return list(longest.values())
 
 
@@ -157,6 +166,10 @@ def _tokens(
     for step, slots in enumerate(positions):
         tokens = told.get(step)
         if tokens is None and best is not None and step < len(best):
+            if len(slots) > best.shape[1]:
+                raise BadInput(
+                    f"{folder}: step {step} has {len(slots)} positions, its readout {best.shape[1]} tokens"
+                )
             tokens, guessed = [int(token) for token in best[step][: len(slots)]], guessed + 1
         made.append(tuple(tokens or [UNKNOWN] * len(slots)))
     if guessed:
@@ -176,16 +189,10 @@ def _tokens(
 def _told_sets(folder: Path, positions: list[list[int]]) -> dict[int, list[int]]:
     """step -> tokens, of parallel_sets.json, whose positions must be those of the steps."""
     path, told = folder / names.SETS, {}
-    for each in mapping(path).get("parallel_sets", []):
-        try:
-            step, tokens = int(each["step"]), [int(token) for token in each["tokens"]]
-            slots = [int(slot) for slot in each["positions"]]
-        except (TypeError, KeyError, ValueError):
-            raise BadInput(f"{path}: a set needs step, tokens and positions, got {str(each)[:80]}") from None
-        if not 0 <= step < len(positions) or slots != positions[step] or len(tokens) != len(slots):
-            there = (
-                positions[step] if 0 <= step < len(positions) else f"none, steps end at {len(positions) - 1}"
-            )
+    for each in sets_of(folder):
+        step, tokens, slots = each.step, list(each.tokens), list(each.positions)
+        if step >= len(positions) or slots != positions[step] or len(tokens) != len(slots):
+            there = positions[step] if step < len(positions) else f"none, steps end at {len(positions) - 1}"
             raise BadInput(f"{path}: step {step} has {len(tokens)} tokens at {slots}; captured: {there}")
         told[step] = tokens
     return told
@@ -225,6 +232,11 @@ def _matrix(folder: Path, found: Steps, prompt: tuple[int, ...], sets: Sets) -> 
     step = _slot_step(len(prompt), sets)
     out: Array | None = None
     for name, rows, slots in _rows(folder, found):
+        if out is None and rows.shape[0] * rows.shape[1] * step.size**2 > MOST_WEIGHTS:
+            raise BadInput(
+                f"{folder}: {rows.shape[0]} layers, {rows.shape[1]} heads and {step.size} slots are more "
+                f"than the {MOST_WEIGHTS} weights that are read of an experiment"
+            )
         if out is None:
             out = np.full((*rows.shape[:2], step.size, step.size), np.nan, dtype=np.float32)
         if rows.shape[:2] != out.shape[:2] or slots.stop > step.size or rows.shape[3] > step.size:

@@ -9,7 +9,7 @@ import re
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,16 @@ from .legacy_files import Array, Captured
 from .study import PAIR
 from .subjects import Subjects, first_difference
 from .survey import Progress
+from .tables_out import must_be_outside
 from .view import View, label_in
 
 __all__ = ["Exported", "export", "selected"]
 
-Content = Callable[[], Mapping[str, Array]] | Callable[[], Any]
+PARTLY = f"{names.ATTENTION}, some steps"
 LACKING = {
     names.ATTENTION: "no row from which a readout came was captured (capture.attention)",
+    PARTLY: "the token that the readout came from, or the most probable one, was not captured "
+    "(capture.attention.queries)",
     names.ROWS: "rows of the siblings were not captured (capture.attention.queries)",
     names.LOGITS: "readouts were not captured (capture.logits)",
     names.CACHE: "keys and values were not captured (capture.keys_values)",
@@ -74,7 +77,9 @@ def export(
     subjects, folder = selected(cube, **which), Path(folder).expanduser()
     singles = {index: _name(subjects, index) for index in subjects.indices}
     pairs = {_name(subjects, one, pair=True): (one, other) for one, other in _pairs(subjects)}
-    _must_be_free(folder, [*singles.values(), *pairs], overwrite)
+    wanted = [*singles.values(), *pairs]
+    must_be_outside(folder, *(folder / name for name in wanted))
+    _must_be_free(folder, wanted, overwrite)
     left_out: Counter[tuple[str, str]] = Counter()
     total = len(singles) + len(pairs)
     for n, (index, name) in enumerate(singles.items()):
@@ -126,7 +131,9 @@ def _experiment(subjects: Subjects, index: Index, folder: Path) -> dict[tuple[st
         names.SCORES: files.cross_parallel(of),
     }
     contents = {name: content for name, content in contents.items() if _any(content)}
-    lacking = [name for name in LACKING if name not in contents and name != names.DIVERGENCE]
+    lacking = [name for name in LACKING if name not in (*contents, names.DIVERGENCE, PARTLY)]
+    rows = sum(name.endswith("_attention") for name in contents.get(names.ATTENTION, ()))
+    lacking += [PARTLY] * (0 < rows < of.view.steps)
     told = {name: LACKING[name] for name in lacking}
     contents |= {
         names.SETS: files.parallel_sets(of),

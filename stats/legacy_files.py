@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..dataset.cell import Cell
 from ..dataset.legacy_names import FORMAT
 from . import divergence
 from .questions import plain
@@ -23,6 +24,11 @@ RESULTS = ("fail", "pass", "not applicable")
 OF_STEP = ("entropy", "threshold_used", "margin_kept", "margin_dropped", "margin_order", "capped")
 OVERLAPS = (1, 5, 10)
 NAMED = ("prompt", "category", "seed", "mode")  # of a cell, told by its coordinates
+FROM = {
+    "top": "of the best token of the set before, which alone gave the readout",
+    "last": "of the last token of the set before, which alone gave the readout",
+    "mixture": "of the most probable token of the set before, which weighs most in the readout of all",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +49,13 @@ class Captured:
     def place(self) -> dict[str, Any]:
         """Its coordinates, those of swept axes too; `prompt` is the text, as the original has it."""
         own = {"prompt": self.view.prompt_text, "prompt_id": self.view.place["prompt"]}
-        return own | {name: value for name, value in self.view.place.items() if name != "prompt"}
+        control = {"control": self.cell.control} if self.cell.control else {}
+        return own | {name: value for name, value in self.view.place.items() if name != "prompt"} | control
+
+    @property
+    def cell(self) -> Cell:
+        """What was asked for."""
+        return self.view.cube.cell(self.view.index)
 
     @property
     def ends(self) -> list[int]:
@@ -55,20 +67,36 @@ class Captured:
         """Every step with the slots of its set."""
         return ((step, slice(*ends)) for step, ends in enumerate(pairwise(self.ends)))
 
+    def source(self, step: int) -> int:
+        """The slot whose row stands for the readout of a step: it came from there, or most of it did."""
+        if step == 0:
+            return max(0, self.ends[0] - 1)
+        before = np.arange(self.ends[step - 1], self.ends[step])
+        left = before[self.view.pruned_at[before] != step]  # hidden before it was read: no part of it
+        if self.cell.readout == "last":
+            return int(left[-1])
+        weights = np.nan_to_num(self.view.probability[left])
+        return int(left[0 if self.cell.readout == "top" else weights.argmax()])
+
+    def source_row(self, step: int) -> Array | None:
+        """(layer, head, slots before): its attention, if it was captured."""
+        if self.attention is None:
+            return None
+        row = self.attention[:, :, self.source(step), : self.ends[step]]
+        return row if row.size and not np.isnan(row).any() else None
+
 
 def attention_steps(of: Captured) -> dict[str, Array]:
-    """step_i_attention (layer, 1, head, 1, slots before): the row from which the readout of step i came.
+    """step_i_attention (layer, 1, head, 1, slots before): the row that stands for the readout of step i.
 
-    The query is the best token of the set before, or the last one of the prompt; a row that was not captured
-    is left out.
+    It is that of `source`, and left out where it was not captured.
     """
     found: dict[str, Array] = {}
     for step, slots in of.sets():
-        query = max(0, of.ends[step - 1] if step else of.ends[0] - 1)
-        row = of.attention[:, :, query, : slots.start] if of.attention is not None else np.empty(0)
-        if row.size and not np.isnan(row).any():
+        row = of.source_row(step)
+        if row is not None:
             found[f"step_{step}_attention"] = row[:, None, :, None, :]
-            found[f"step_{step}_query"] = np.array([query])
+            found[f"step_{step}_query"] = np.array([of.source(step)])
             found |= _where(step, slots)
     return found
 
@@ -148,17 +176,18 @@ def metadata(of: Captured) -> dict[str, Any]:
 
 def generation_log(of: Captured, left_out: Mapping[str, str]) -> dict[str, Any]:
     """All the rest: tokens, texts, probabilities and selection of every set, options, model, checks."""
-    view, start, cell = of.view, of.ends[0], of.view.cube.cell(of.view.index)
+    view, start = of.view, of.ends[0]
     log = {
         "format": FORMAT,
         "tempocube": version("tempocube"),
         "experiment": of.name,
         **of.place,
-        "parameters": {name: value for name, value in cell.to_dict().items() if name not in NAMED},
+        "parameters": {name: value for name, value in of.cell.to_dict().items() if name not in NAMED},
         "storage": view.cube.grids[0].to_dict()["storage"],
         "model": view.cube.facts.to_dict(),
         "layers": list(view.layers),
         "heads": list(view.heads),
+        "attention_rows": f"step 0: of the last token of the prompt; later: {FROM[of.cell.readout]}",
         "text": view.rendered,
         "prompt_tokens": view.token[:start].tolist(),
         "prompt_texts": list(of.view.labels[:start]),
@@ -182,6 +211,7 @@ def _step(of: Captured, step: int, slots: slice) -> dict[str, Any]:
         "probabilities": view.probability[slots].tolist(),
         "pruned_at": view.pruned_at[slots].tolist(),
         "prune_scores": view.prune_score[slots].tolist(),
+        "attention_query": None if of.source_row(step) is None else of.source(step),
         "best_tokens": offered,
         "best_texts": [view.label_of(token) for token in offered],
         "best_logprobs": view.top_logprob[step][: len(offered)].tolist(),
@@ -262,8 +292,9 @@ def analysis_of_pair(told: Mapping[str, Any]) -> str:
     first = told["first_difference"]
     sets = "the sets are the same" if first is None else f"the sets differ from step {first} on"
     one, other = told["modes"]
+    control = f"control: {told['control']}\n" if "control" in told else ""
     return (
-        f"prompt: {told['prompt']}\n{one} and {other}: {sets}\n"
+        f"prompt: {told['prompt']}\n{control}{one} and {other}: {sets}\n"
         f"{told['direction']} over {len(told['steps'])} steps: mean {told['kl_mean']:.3g} nat, "
         f"largest {told['kl_max']:.3g} nat\n"
     )

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from ..dataset.schema import ROOT
 from ..errors import BadInput
 from . import measures
 from .questions import plain
@@ -27,6 +28,7 @@ __all__ = ["TABLES", "WRITERS", "save", "table"]
 
 Table = pd.DataFrame | xr.DataArray
 TABLES = ("experiments", "between", "steps", "maps")
+FLOATS = 1 << 53  # the largest integer up to which float64 has them all
 
 
 def table(cube: Any, name: str = "experiments", progress: Progress | None = None) -> Table:
@@ -58,6 +60,7 @@ def save(
         raise BadInput(f"{path}: measures go into a file that ends in {', '.join(WRITERS)}")
     if path.exists() and not overwrite:
         raise BadInput(f"{path} exists already; --overwrite replaces it, or name another file")
+    must_be_outside(path.parent, path)
     made = table(cube, table_name, progress)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
@@ -69,6 +72,14 @@ def save(
         with suppress(OSError):
             part.unlink(missing_ok=True)
     return path
+
+
+def must_be_outside(folder: Path, *targets: Path) -> None:
+    """Refuse to write into a cube, or to replace one."""
+    whole = folder.expanduser().resolve()
+    for place in (whole, *whole.parents, *targets):
+        if (place / ROOT).exists():
+            raise BadInput(f"{place} is a cube, which nothing is written into; name a place outside of it")
 
 
 def _rows(made: Table) -> pd.DataFrame:
@@ -103,19 +114,20 @@ def _netcdf(made: Table, path: Path) -> None:
 
 
 def _values(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """What netCDF 3 has a type for: text, 32-bit integers, floats."""
+    """What netCDF 3 has a type for: text, 32-bit integers, floats; no float holds integers above 2^53."""
     if values.dtype.kind == "b":
         return values.astype(np.int8)
     if values.dtype.kind in "iu":
-        fits = np.abs(values).max(initial=0) <= np.iinfo(np.int32).max
-        return values.astype(np.int32 if fits else np.float64)
+        most = max(abs(int(values.max(initial=0))), abs(int(values.min(initial=0))))
+        if most <= FLOATS:
+            return values.astype(np.int32 if most <= np.iinfo(np.int32).max else np.float64)
     return values if values.dtype.kind == "f" else np.array([str(each) for each in values.ravel()], dtype="U")
 
 
 def _attribute(value: Any) -> str | int | float:
-    return (
-        value if isinstance(value, str | int | float) and not isinstance(value, bool) else json.dumps(value)
-    )
+    """What netCDF 3 has a type for; the rest as JSON."""
+    small = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= np.iinfo(np.int32).max
+    return value if small or isinstance(value, str | float) else json.dumps(value)
 
 
 WRITERS: dict[str, Callable[[Table, Path], None]] = {

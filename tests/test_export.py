@@ -16,8 +16,10 @@ from tempocube.errors import BadInput
 from tempocube.stats import measures
 from tempocube.stats.divergence import kl, normalised
 from tempocube.stats.legacy import export
+from tempocube.stats.legacy_files import Captured
 from tempocube.stats.table import load
 from tempocube.stats.tables_out import TABLES, save
+from tempocube.stats.view import view
 
 
 @pytest.fixture
@@ -36,8 +38,8 @@ def text(path):
     return json.loads(path.read_text("utf-8"))
 
 
-def cell_of(cube, mode):
-    cell = cube.sel(prompt="p0", seed=42, mode=mode)
+def cell_of(cube, mode, seed=42):
+    cell = cube.sel(prompt="p0", seed=seed, mode=mode)
     n, sets = int(cell.length), int((cell.width > 0).sum())
     return cell.isel(slot=slice(n), query=slice(n), key=slice(n), step=slice(sets))
 
@@ -58,6 +60,50 @@ def test_attention_has_the_documented_keys_and_shapes_and_the_weights_of_the_cub
         assert found[f"step_{step}_positions"].tolist() == list(range(begin, begins[step + 1]))
         assert int(found[f"step_{step}_logical"]) == step
     assert len(found) == 4 * SMALL.steps
+
+
+@pytest.mark.parametrize("readout", ["top", "last", "mixture"])
+def test_the_row_of_a_step_is_that_of_the_token_its_readout_came_from_most(tmp_path, readout):
+    fill(tmp_path / "cube.zarr", grid(1, seeds=[1], readout=readout, max_tokens=12))
+    export(tmp_path / "cube.zarr", tmp_path / "out", modes=["visible"])
+    found = arrays(tmp_path / "out" / "p0_s1_visible" / "attention_weights.npz")
+    log = text(tmp_path / "out" / "p0_s1_visible" / "generation_log.json")
+    cell = cell_of(open_cube(tmp_path / "cube.zarr").load(), "visible", seed=1)
+    begins, elsewhere = starts(cell), 0
+    for step in range(1, 12):
+        before = np.arange(begins[step - 1], begins[step])
+        likely = before[np.argmax(cell.probability.values[before])]
+        query = {"top": before[0], "last": before[-1], "mixture": likely}[readout]
+        row = found[f"step_{step}_attention"][:, 0, :, 0]
+        assert np.array_equal(row, cell.attention.values[:, :, query, : begins[step]])
+        assert (int(found[f"step_{step}_query"][0]), log["steps"][step]["attention_query"]) == (query, query)
+        elsewhere += query != before[0]
+    assert (elsewhere > 0) == (readout != "top")
+    assert {"top": "best token", "last": "last token", "mixture": "weighs most"}[readout] in log[
+        "attention_rows"
+    ]
+
+
+def test_a_token_that_was_hidden_before_the_readout_is_not_where_it_came_from(tmp_path):
+    cube = fill(tmp_path / "cube.zarr", grid(1, seeds=[1], readout="last"))
+    seen = view(cube.place)
+    step = seen.wide_steps[0]
+    seen.pruned_at = np.full(seen.slots, -1)
+    seen.pruned_at[seen.of_step(step)[-1]] = step + 1
+    assert Captured("", seen, None, None, {}).source(step + 1) == seen.of_step(step)[-2]
+    seen.pruned_at[seen.of_step(step)[-1]] = step + 2  # after it was read
+    assert Captured("", seen, None, None, {}).source(step + 1) == seen.of_step(step)[-1]
+
+
+def test_steps_whose_row_was_not_captured_are_said(make, tmp_path):
+    cube = make(readout="last", capture={"attention": {"queries": "last"}})
+    made = export(cube, tmp_path / "out", prompts=["p0"], seeds=[42], modes=["visible"])
+    assert ("attention_weights.npz, some steps", 1) in {(name, n) for (name, _), n in made.left_out.items()}
+    steps = text(tmp_path / "out" / "p0_s42_visible" / "generation_log.json")["steps"]
+    there = arrays(tmp_path / "out" / "p0_s42_visible" / "attention_weights.npz")
+    for each in steps:
+        assert (each["attention_query"] is None) == (f"step_{each['step']}_attention" not in there)
+    assert {each["attention_query"] is None for each in steps} == {True, False}
 
 
 def test_readouts_positions_and_sets_are_those_of_the_cube(exported):
@@ -160,7 +206,7 @@ def test_existing_experiments_are_left_alone_unless_overwritten(exported, make):
 @pytest.mark.parametrize(
     ("which", "said"),
     [
-        ({"prompts": ["p9"]}, r"prompt 'p9': not in this cube; it has p0, p1, p2"),
+        ({"prompts": ["p9"]}, r"prompt 'p9': not in this cube; it has p0 \(Simulated .*\), p1 "),
         ({"seeds": [7]}, "seed 7: not in this cube"),
         ({"modes": ["single"]}, "it has isolated, visible"),
         ({"at": {"threshold": "0.1"}}, "has no 'threshold'; it has prompt, seed, mode"),
@@ -209,6 +255,36 @@ def test_a_table_in_parquet_still_knows_its_checks(make, tmp_path):
 def test_a_csv_of_a_control_says_that_it_is_one(make, tmp_path):
     path = save(make(effects=Effects(control="clone")), tmp_path / "out.csv")
     assert set(load(path)["control"]) == {"clone"}
+
+
+def test_files_of_a_control_say_that_it_is_one(make, tmp_path):
+    export(make(effects=Effects(control="clone")), tmp_path / "out", prompts=["p0"], seeds=[42])
+    here = tmp_path / "out" / "p0_s42_visible"
+    assert text(here / "experiment_metadata.json")["config"]["control"] == "clone"
+    for file in (here / "analysis.txt", tmp_path / "out" / "p0_s42" / "analysis.txt"):
+        assert "control: clone\n" in file.read_text()
+
+
+def test_seeds_that_no_float_holds_are_text_in_netcdf(tmp_path):
+    seeds = [2**53 + 1, 2**62 + 3]
+    fill(tmp_path / "cube.zarr", grid(1, seeds=seeds))
+    path = save(tmp_path / "cube.zarr", tmp_path / "out.nc")
+    with xr.open_dataset(path, engine="scipy") as found:
+        assert set(found.seed.values.tolist()) == {str(seed) for seed in seeds}
+
+
+def test_nothing_is_written_into_a_cube_nor_over_one(tmp_path):
+    cube = tmp_path / "p0_s1_visible"
+    fill(cube, grid(1, seeds=[1]))
+    there = sorted(cube.iterdir())
+    for folder in (cube, cube / "attention" / "mine"):
+        with pytest.raises(BadInput, match="p0_s1_visible is a cube, which nothing is written into"):
+            export(cube, folder)
+    with pytest.raises(BadInput, match="is a cube"):
+        export(cube, tmp_path, overwrite=True)
+    with pytest.raises(BadInput, match="is a cube"):
+        save(cube, cube / "out.csv")
+    assert sorted(cube.iterdir()) == there
 
 
 def test_a_table_goes_into_a_known_kind_of_new_file(make, tmp_path):

@@ -1,4 +1,7 @@
+import io
 import json
+import shutil
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -190,6 +193,19 @@ def rewrite(path, **change):
     np.savez(path, **kept | change)
 
 
+def claim(path, values):
+    """Add an array whose header claims so many values, and which has none."""
+    header = io.BytesIO()
+    told = {"descr": "<f8", "fortran_order": False, "shape": (values,)}
+    np.lib.format.write_array_header_1_0(header, told)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("step_7_logits.npy", header.getvalue())
+
+
+def spoil_config(folder, config):
+    (folder / "experiment_metadata.json").write_text(json.dumps({"config": config}))
+
+
 def spoil_sets(folder, **change):
     told = json.loads((folder / "parallel_sets.json").read_text())
     told["parallel_sets"][0] |= change
@@ -246,6 +262,79 @@ def spoil_sets(folder, **change):
             lambda f: (f / "parallel_sets.json").write_text("{"), "parallel_sets.json: is not JSON", id="json"
         ),
         pytest.param(lambda f: f.rename(f.with_name("exp1")), "nothing says its mode", id="mode"),
+        pytest.param(
+            lambda f: rewrite(f / "attention_weights.npz", step_0_positions=np.array([3e8])),
+            r"step_0_positions must hold whole numbers of at least 0 and below 1048576, got 300000000",
+            id="positions that ask for all memory",
+        ),
+        pytest.param(
+            lambda f: rewrite(f / "attention_weights.npz", step_0_positions=np.array([np.nan])),
+            "step_0_positions must hold whole numbers .* got nan",
+            id="no position",
+        ),
+        pytest.param(
+            lambda f: rewrite(f / "attention_weights.npz", step_0_positions=np.array([-3])),
+            "step_0_positions must hold whole numbers .* got -3",
+            id="position below 0",
+        ),
+        pytest.param(
+            lambda f: rewrite(f / "attention_weights.npz", step_2_query=np.array([], dtype=int)),
+            "step_2_query must be one slot, got 0",
+            id="no query",
+        ),
+        pytest.param(
+            lambda f: (
+                [path.unlink() for path in f.glob("[!l]*")]
+                and np.savez(
+                    f / "logits_distributions.npz",
+                    step_0_logits=np.zeros((1, 5)),
+                    step_0_positions=np.arange(3, 12),
+                )
+            ),
+            "step 0 has 9 positions, its readout 5 tokens",
+            id="a set wider than its readout",
+        ),
+        pytest.param(
+            lambda f: (
+                [path.unlink() for path in f.glob("*")]
+                and np.savez_compressed(
+                    f / "attention_weights.npz",
+                    step_0_attention=np.zeros((1, 1, 1, 1, 50_000), dtype="f4"),
+                    step_0_positions=np.array([50_000]),
+                )
+            ),
+            "1 layers, 1 heads and 50001 slots are more than the 2147483648 weights",
+            id="a row that asks for a huge matrix",
+        ),
+        pytest.param(
+            lambda f: claim(f / "logits_distributions.npz", 10**13), "not a whole npz file", id="a huge array"
+        ),
+        pytest.param(
+            lambda f: spoil_sets(f, tokens=[-5, -6, 1]),
+            r"parallel_sets\.json: parallel_sets\[0\]\.tokens\[0\]: must be a token's number .*got -5",
+            id="token below 0",
+        ),
+        pytest.param(
+            lambda f: (f / "parallel_sets.json").write_text('{"parallel_sets": 5}'),
+            r"parallel_sets\.json: parallel_sets: must be a list",
+            id="no sets",
+        ),
+        pytest.param(
+            lambda f: spoil_sets(f, step=float("inf")),
+            r"parallel_sets\[0\]\.step: must be a whole",
+            id="step",
+        ),
+        pytest.param(
+            lambda f: (f / "parallel_sets.json").write_text("[" * 100_000), "is not JSON", id="deep json"
+        ),
+        pytest.param(lambda f: spoil_config(f, None), "metadata.json: config: must be a mapping", id="null"),
+        pytest.param(lambda f: spoil_config(f, [1]), "metadata.json: config: must be a mapping", id="list"),
+        pytest.param(
+            lambda f: spoil_config(f, {"seed": "abc"}), 'config.seed: must be a whole .*got "abc"', id="seed"
+        ),
+        pytest.param(
+            lambda f: spoil_config(f, {"prompt": {"a": 1}}), "config.prompt: must be text", id="prompt"
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_makes_no_cube(tmp_path, spoil, message):
@@ -255,6 +344,62 @@ def test_what_does_not_fit_is_one_line_and_makes_no_cube(tmp_path, spoil, messag
         bring_in(tmp_path / "files", tmp_path / "cube.zarr")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "cube.zarr").exists()
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    """The folder of one exported experiment."""
+    folder = tmp_path_factory.mktemp("ours")
+    fill(folder / "cube.zarr", grid(1, seeds=[1], modes=["visible"]))
+    export(folder / "cube.zarr", folder / "files")
+    return folder / "files" / "p0_s1_visible"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ({"steps": []}, "steps: must not be an empty list"),
+        ({"steps": 3}, "steps: must be a list"),
+        ({"model": {}}, r"model\.id: is missing"),
+        ({"model": {"vocab": 10**10}}, r"model\.vocab: must be a whole number from 1 to 2097152"),
+        ({"model": {"vocab": 51}}, "its arrays have 50 tokens, generation_log.json says 51"),
+        ({"layers": [0]}, "its arrays have 2 layers, generation_log.json says 1"),
+        ({"layers": [0, 99]}, "layers: must be rising numbers below the model's 2"),
+        ({"step": {"tokens": None}}, r"steps\[0\]\.tokens: must be a list"),
+        ({"step": {"probabilities": ["a"]}}, r"steps\[0\]\.probabilities\[0\]: must be a probability"),
+        ({"step": {"probabilities": [2.0]}}, r"probabilities\[0\]: must be a probability .*got 2\.0"),
+        ({"step": {"pruned_at": []}}, r"steps\[0\]\.pruned_at: must have one item for each of tokens"),
+        ({"step": {"logical": 77}}, r"steps\[0\]\.logical: must be 5 for each token of this set"),
+        ({"prompt_logical": [0] * 5}, "prompt_logical: must count the 5 prompt_tokens from 0"),
+        ({"parameters": {"max_tokens": 1}}, "has 6 sets, its max_tokens allows 1"),
+    ],
+)
+def test_a_log_that_is_not_as_it_was_written_is_one_line(ours, tmp_path, spoil, message):
+    files = shutil.copytree(ours, tmp_path / "files")
+    log = json.loads((files / "generation_log.json").read_text())
+    width = len(log["steps"][0]["tokens"])
+    for name, value in spoil.get("step", {}).items():
+        log["steps"][0][name] = [value] * width if isinstance(value, int) else value and value * width
+    for name, value in spoil.items():
+        if name != "step":
+            log[name] = log[name] | value if isinstance(value, dict) and value else value
+    (files / "generation_log.json").write_text(json.dumps(log))
+    with pytest.raises(BadInput, match=message) as error:
+        bring_in(files, tmp_path / "cube.zarr")
+    assert "\n" not in str(error.value)
+    assert str(files) in str(error.value)
+    assert not (tmp_path / "cube.zarr").exists()
+
+
+def test_a_swept_axis_does_not_come_back_and_one_value_of_it_does(tmp_path):
+    fill(tmp_path / "cube.zarr", grid(1, seeds=[1], threshold=[0.05, 0.1]))
+    export(tmp_path / "cube.zarr", tmp_path / "all")
+    with pytest.raises(
+        BadInput, match=r"differ in threshold \(0\.05, 0\.1\): export one .*--at threshold=VALUE"
+    ):
+        bring_in(tmp_path / "all", tmp_path / "back.zarr")
+    export(tmp_path / "cube.zarr", tmp_path / "one", at={"threshold": "0.1"})
+    assert bring_in(tmp_path / "one", tmp_path / "back.zarr").done == 2
 
 
 def test_two_folders_of_the_same_experiment_are_refused(tmp_path):
