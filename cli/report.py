@@ -1,6 +1,6 @@
 """`tempo-stats report`: the answers on the console, and in a folder beside the cube."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,10 +100,9 @@ def report(
     }
     _must_be_known(only or ())
     _must_be_an_experiment(experiment or (), cube)
-    explored = _explored(explore, cube, no_html)
-    where = out or _folder(cube)
-    if Path(where).exists() and not Path(where).is_dir():
-        raise BadInput(f"--out {where}: is a file, and the report needs a folder")
+    explored = _explored(explore, cube, no_html, options["at"])
+    where = _folder(cube) if out is None else out
+    _must_be_free(where, not no_html)
     made: Report = console.with_progress(
         "measuring", lambda progress: make(cube, progress=progress, **options)
     )
@@ -148,26 +147,51 @@ def _must_be_an_experiment(names: Sequence[str], source: str) -> None:
         raise BadInput("--experiment: looks into a cube, and a table holds means of experiments only")
 
 
-def _explored(text: str | None, source: str, no_html: bool) -> tuple[str, ...]:
-    """p0,p3 as prompts that are there: known before hours of measuring."""
+def _must_be_free(where: str, html: bool) -> None:
+    """Before hours of measuring."""
+    from ..stats.page import folder, writing
+
+    if not where.strip():
+        raise BadInput("--out: an empty name is no folder; . is the one you are in")
+    if Path(where).exists() and not Path(where).is_dir():
+        raise BadInput(f"--out {where}: is a file, and the report needs a folder")
+    folder.must_be_free(Path(where), writing.early(html))
+
+
+def _explored(text: str | None, source: str, no_html: bool, at: Mapping[str, str]) -> tuple[str, ...]:
+    """p0,p3 as prompts that are there, and have a done experiment: known before hours of measuring."""
     if text is None:
         return ()
-    from ..dataset.cube import Cube
     from ..stats.table import is_table
 
     if no_html or is_table(source):
-        why = (
-            "a table has no steps to look at"
-            if is_table(source)
-            else "without a page nothing can be explored"
+        table = "a table has no steps to look at"
+        raise BadInput(
+            f"--explore {text}: {table if is_table(source) else 'without a page nothing can be explored'}"
         )
-        raise BadInput(f"--explore {text}: {why}")
-    there = Cube.open(source).labels.prompt
+    done, told = _done(source, at)
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if odd := [name for name in names if name not in there]:
-        more = f" and {len(there) - 20} more" if len(there) > 20 else ""
-        raise BadInput(f"--explore {odd[0]}: no such prompt; there are {', '.join(there[:20])}{more}")
+    if odd := [name for name in names if name not in done]:
+        more = f" and {len(done) - 20} more" if len(done) > 20 else ""
+        raise BadInput(f"--explore {odd[0]}: no such prompt; there are {', '.join([*done][:20])}{more}")
+    if odd := [name for name in names if not done[name]]:
+        raise BadInput(f"--explore {odd[0]}: no experiment of that prompt is done{told}")
     return names
+
+
+def _done(source: str, at: Mapping[str, str]) -> tuple[dict[str, bool], str]:
+    """Whether each prompt has a done experiment at the chosen point, and the point in words."""
+    from ..dataset.reading import open_cube
+    from ..dataset.schema import DONE
+    from ..stats.source import opened
+
+    cube = open_cube(source)
+    whole = opened(cube)
+    point = whole.point(at)
+    status = cube["status"].isel({axis: whole.axes[axis].index(value) for axis, value in point.items()})
+    done = (status == DONE).any([dim for dim in status.dims if dim != "prompt"]).values.tolist()
+    told = ", ".join(f"{axis}={value}" for axis, value in point.items())
+    return dict(zip(map(str, cube["prompt"].values), done, strict=True)), f" at {told}" * bool(told)
 
 
 def _must_be_known(names: Sequence[str]) -> None:

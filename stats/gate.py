@@ -155,14 +155,22 @@ def _defined(study: Study, withheld: dict[str, str]) -> tuple[Study, Check]:
     bad = set(lacking.index[lacking > UNDEFINED])
     good = [name for name in study.prompts if name not in bad and not _empty(study, name)]
     if not good:
-        why = reason_of(rows)
-        reason = f"{study.response} is undefined in every prompt{f' ({why})' if why else ''}"
+        reason = _nowhere(rows, study.response)
         _withhold(withheld, tuple(key for key in ANSWERS if key not in OF_THEMSELVES), reason)
         return study, Check("defined", "fail", reason)
     gone = [name for name in study.prompts if name not in good]
     if gone:
         return keep(study, good), Check("defined", "suspect", _left_out(rows, study.response, gone))
     return study, Check("defined", "pass", f"{study.response} is defined in every prompt")
+
+
+def _nowhere(rows: pd.DataFrame, response: str) -> str:
+    """Undefined everywhere, or here and there in every prompt, and why."""
+    why = reason_of(rows[rows[response].isna()])
+    if rows[response].isna().all():
+        return f"{response} is undefined in every prompt{f' ({why})' if why else ''}"
+    told = f"more than {percent(UNDEFINED)} of its experiments undefined{f': {why}' if why else ''}"
+    return f"{response} has too many gaps in every prompt ({told})"
 
 
 def _empty(study: Study, prompt: str) -> bool:
@@ -254,6 +262,8 @@ def _differing(study: Study, between: pd.DataFrame | None) -> tuple[int, int]:
     both = study.table(study.response, PAIR)
     apart = np.abs(both[..., 1] - both[..., 0])
     apart = apart[~np.isnan(apart)]
+    if not apart.size:
+        return 0, 0
     return int(np.sum(apart > SAME * both[~np.isnan(both)].std())), apart.size
 
 

@@ -4,6 +4,7 @@
 >>> made.answers.answers["downweighting"].sentence
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from ..errors import BadInput
 from .answers import Answers, answer
 from .axes import Part, Row, compare
@@ -19,6 +22,7 @@ from .gate import Check
 from .questions import plain
 from .source import opened
 from .survey import Progress
+from .table import is_table
 from .titles import title
 
 if TYPE_CHECKING:
@@ -69,6 +73,8 @@ class Report:
         swept = {name: [asdict(row) for row in rows] for name, rows in self.axes.items()}
         own = plain({"source": self.source, "at": self.at, "axes": swept})
         told: dict[str, Any] = self.answers.to_dict() | own
+        if checks := self.part.frame.attrs.get("checks"):
+            told["checks"] = plain(checks)
         if self.experiments:
             told["experiments"] = [each.to_dict() for each in self.experiments]
         return told
@@ -134,8 +140,18 @@ def report(
     attrs = first.frame.attrs
     about = {key: attrs[key] for key in ABOUT if key in attrs}
     asked = {"response": response, "sesoi": sesoi, "seed": seed}
-    made = {"name": whole.name, **asked, "tempocube": version("tempocube"), **about}
+    made = {"name": whole.name, **asked, "tempocube": version("tempocube"), **_made_from(source), **about}
     return Report(made, chosen, _with_cells(found, attrs.get("cells") or {}), swept, first)
+
+
+def _made_from(source: Any) -> dict[str, str]:
+    """What kind of thing it is, and of a table's file its hash."""
+    if isinstance(source, pd.DataFrame):
+        return {"kind": "frame"}
+    if not is_table(source):
+        return {"kind": "cube"}
+    with Path(source).expanduser().open("rb") as file:
+        return {"kind": "table", "file_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _with_cells(found: Answers, cells: Mapping[str, int]) -> Answers:

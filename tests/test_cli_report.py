@@ -89,10 +89,21 @@ def test_what_can_be_explored_is_known_before_anything_is_measured(tmp_path):
     cube(DESIGN, Effects(), tmp_path / "c.zarr", seed=3)
     for words, said in (
         (("--explore", "p0,p9"), "--explore p9: no such prompt; there are p0, p1, p2, p3, p4, p5"),
+        (("-o", ""), "--out: an empty name is no folder"),
+        (("-o", str(tmp_path / "c.zarr")), "c.zarr: is a cube, or in one"),
+        (("-o", str(tmp_path / "c.zarr" / "zarr.json" / "x")), "is a cube, or in one"),
+        (("-o", "/proc/foo"), "/proc/foo: the report cannot be written there"),
         (("--explore", "p0", "--no-html"), "--explore p0: without a page nothing can be explored"),
     ):
         result = CliRunner().invoke(app, ["report", str(tmp_path / "c.zarr"), *words])
         assert said in str(result.exception)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.zarr"]
+
+
+def test_a_prompt_without_a_done_experiment_is_refused_before_anything_is_measured(tmp_path):
+    cube(DESIGN, Effects(lost=((1, None, None),)), tmp_path / "c.zarr", seed=3)
+    result = CliRunner().invoke(app, ["report", str(tmp_path / "c.zarr"), "--explore", "p0,p1"])
+    assert "--explore p1: no experiment of that prompt is done" in str(result.exception)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.zarr"]
 
 

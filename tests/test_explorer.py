@@ -15,7 +15,16 @@ from tempocube.dataset.reading import open_cube
 from tempocube.dataset.simulated import Design, Effects, cube
 from tempocube.errors import BadInput
 from tempocube.stats.page.explorer import section
-from tempocube.stats.page.explorer_data import BOUND, codes, embedded, label_text, pairs, weights
+from tempocube.stats.page.explorer_data import (
+    BOUND,
+    LOWEST,
+    SHOWN,
+    codes,
+    embedded,
+    label_text,
+    pairs,
+    weights,
+)
 from tempocube.stats.view import view
 
 HOSTILE = [
@@ -101,6 +110,29 @@ def test_every_layer_head_and_mean_is_the_cubes(simulated: Any) -> None:
             assert (found[~hidden] > 0).all()
 
 
+def test_the_bound_that_is_told_holds_for_every_number_that_is_shown(simulated: Any) -> None:
+    weight = np.geomspace(LOWEST * 1.0001, 1, 200_000).astype(np.float32)
+    back = weights(codes(weight, np.ones(weight.shape, bool)))
+    printed = np.array([float(f"{value:.3g}") for value in back])
+    off = np.abs(printed / weight - 1).max()
+    assert BOUND < off < SHOWN
+    said = float(re.findall(r"within ([\d.]+)\xa0%", about(section(simulated)))[0])
+    assert off <= SHOWN <= said / 100 < 1.05 * SHOWN
+
+
+def test_rows_that_were_never_captured_are_not_said_to_be_left_out(tmp_path: Path) -> None:
+    fill(tmp_path / "cube.zarr", grid(1, capture={"attention": {"queries": "generated"}}))
+    html = section(open_cube(tmp_path / "cube.zarr"))
+    assert "what prompt tokens attend to" not in about(html)
+    assert "Left out" not in about(html)
+
+
+@pytest.mark.parametrize(("temperature", "told"), [(0.7, True), (0.0, False)])
+def test_where_noise_chose_it_is_told_what_p_is(tmp_path: Path, temperature: float, told: bool) -> None:
+    fill(tmp_path / "cube.zarr", grid(1, temperature=temperature))
+    assert ("p is without it" in about(section(open_cube(tmp_path / "cube.zarr")))) == told
+
+
 def test_sets_and_candidates_are_the_cubes(simulated: Any) -> None:
     data = data_of(section(simulated, ["p0"]))
     assert {(made["at"]["seed"], made["mode"]) for made in data["experiments"]} == {
@@ -148,7 +180,7 @@ def broad(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_under_a_smaller_limit_first_seeds_then_heads_then_layers_are_left_out_and_said(broad: Any) -> None:
     seen = []
-    for limit in (1_000_000, 300_000, 100_000, 75_000, 65_000):
+    for limit in (1_000_000, 300_000, 100_000, 77_000, 67_000):
         html = section(broad, limit_bytes=limit)
         assert len(html.encode()) <= limit
         data = data_of(html)
@@ -161,8 +193,8 @@ def test_under_a_smaller_limit_first_seeds_then_heads_then_layers_are_left_out_a
         (1_000_000, 8, 6, 48, True),
         (300_000, 8, 6, 4, True),
         (100_000, 4, 6, 0, True),
-        (75_000, 4, 2, 0, True),
-        (65_000, 4, 0, 0, True),
+        (77_000, 4, 2, 0, True),
+        (67_000, 4, 0, 0, True),
     ]
 
 
@@ -176,6 +208,8 @@ def test_a_cube_without_attention_shows_its_sets_and_says_why_no_more(tmp_path: 
     html = section(open_cube(tmp_path / "cube.zarr"))
     assert data_of(html)["maps"] == []
     assert "Attention was not captured" in about(html)
+    assert "hidden, exactly 0" not in html
+    assert "sibling" not in re.findall(r'class="xp-keys">(.*?)</p>', html)[0]
 
 
 def test_labels_of_any_vocabulary_are_data_and_never_markup(tmp_path: Path) -> None:

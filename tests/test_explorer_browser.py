@@ -14,11 +14,10 @@ from tempocube.dataset.reading import open_cube
 from tempocube.dataset.simulated import Design, Effects
 from tempocube.dataset.simulated import cube as simulate
 from tempocube.stats.page.explorer import section
-from tempocube.stats.page.explorer_data import BOUND
+from tempocube.stats.page.explorer_data import SHOWN
 from tempocube.stats.view import View, view
 
 READY = ".explorer[data-drawn]"
-ROUNDING = 0.006  # three digits
 STEP = 2  # a parallel set of the small cube
 
 
@@ -77,7 +76,7 @@ def wide_step(seen: View) -> int:
 def agrees(shown: list[list[str]], seen: View, step: int, layer: int | None, head: int | None) -> None:
     own = seen.of_step(step)
     truth = seen.attention(layer, head)[own, : own[-1] + 1]
-    np.testing.assert_allclose(numbers(shown), truth, rtol=BOUND + ROUNDING, atol=4e-6)
+    np.testing.assert_allclose(numbers(shown), truth, rtol=SHOWN, atol=4e-6)
 
 
 def test_numbers_are_the_cubes_for_every_step_layer_head_mode_and_seed_clicked(page: Any, small: Any) -> None:
@@ -217,6 +216,35 @@ def test_it_fits_narrow_and_wide_in_light_and_dark(browser: Any, small: Any, wid
             "light": ("rgb(27, 27, 27)", "0 114 178"),
             "dark": ("rgb(232, 234, 237)", "86 180 233"),
         }[scheme]
+
+
+def test_tokens_of_the_prompt_are_nobodys_siblings(page: Any) -> None:
+    click_step(page, -1)
+    drawn(page, "p0 42 visible -1 mean mean")
+    for part in (".xp-strips", ".xp-maps", ".xp-said"):
+        assert "siblings 0" not in page.inner_text(part)
+        assert "one token" not in page.inner_text(part)
+    assert "tokens of the prompt see those before them" in page.inner_text(".xp-strips")
+    assert page.locator(".xp-strips .own, .xp-heat .own").count() == 0
+    shares = page.locator(".xp-strips .xp-shares").all_inner_texts()
+    assert shares
+    assert all(text.startswith(("prompt", "itself")) for text in shares)
+    given = [sum(float(each.split()[-1]) for each in text.split(" · ")) for text in shares]
+    np.testing.assert_allclose(given, 1, atol=SHOWN)
+
+
+def test_a_table_of_too_many_columns_is_not_drawn_and_said_so(
+    browser: Any, small: tuple[Any, Path], tmp_path: Path
+) -> None:
+    html = small[1].read_text(encoding="utf-8")
+    assert "MOST_COLUMNS = 500" in html
+    (tmp_path / "few.html").write_text(
+        html.replace("MOST_COLUMNS = 500", "MOST_COLUMNS = 5"), encoding="utf-8"
+    )
+    with opened(browser, tmp_path / "few.html", READY) as page:
+        assert page.locator(".xp-heat table").count() == 0
+        assert "columns is not drawn; the strips have every weight" in page.inner_text(".xp-heat")
+        assert page.locator(".xp-strip").count() > 0
 
 
 def test_controls_are_not_printed(page: Any) -> None:

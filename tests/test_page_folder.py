@@ -70,6 +70,7 @@ def test_a_file_that_is_none_of_ours_is_never_removed(tmp_path):
     listed = ["../outside.csv", "setup.py", str(outside), "tables/../../outside.csv", 7, None]
     for text in (json.dumps(listed), json.dumps({"a": 1}), "no list"):
         (where / folder.LIST).write_text(text)
+        (where / "report.json").unlink(missing_ok=True)
         folder.replace(where, {"report.json": b"{}"}, "report.json")
         assert outside.exists()
         assert (where / "setup.py").exists()
@@ -79,6 +80,8 @@ def test_a_report_that_was_interrupted_has_no_page(made, tmp_path):
     where = tmp_path / "report"
     folder.replace(where, {"tables/a.csv": b"1", "report.json": b"{}", "index.html": b"old"}, "index.html")
     (where / "tables" / "b.csv").mkdir()  # what stands in the way of a new table
+    listed = json.loads((where / folder.LIST).read_text())
+    (where / folder.LIST).write_text(json.dumps([*listed, "tables/b.csv"]))
     with pytest.raises(BadInput, match="the report cannot be written there"):
         folder.replace(
             where, {"tables/b.csv": b"2", "report.json": b"{}", "index.html": b"new"}, "index.html"
@@ -102,3 +105,30 @@ def test_where_no_folder_can_be_made_it_is_said(made, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="file: the report cannot be written there"):
         made.write(tmp_path / "file", html=False)
+
+
+@pytest.mark.parametrize("name", ["index.html", "report.json", "tables/answers.csv", "grid.yaml"])
+def test_a_file_of_the_same_name_that_no_report_wrote_is_neither_replaced_nor_removed(made, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("of somebody else")
+    with pytest.raises(BadInput, match=f"holds {name}, which no report has put there"):
+        made.write(tmp_path)
+    assert names(tmp_path) == {name}
+    assert (tmp_path / name).read_text() == "of somebody else"
+
+
+def test_no_report_is_written_into_a_cube(made, tmp_path):
+    (tmp_path / "c.zarr").mkdir()
+    (tmp_path / "c.zarr" / "zarr.json").write_text("{}")
+    for where in (tmp_path / "c.zarr", tmp_path / "c.zarr" / "report"):
+        with pytest.raises(BadInput, match="is a cube, or in one"):
+            made.write(where, html=False)
+    assert names(tmp_path / "c.zarr") == {"zarr.json"}
+
+
+def test_what_is_tried_beforehand_leaves_nothing_behind(tmp_path):
+    folder.must_be_free(tmp_path / "deep" / "report", ["index.html"])
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BadInput, match="the report cannot be written there"):
+        folder.must_be_free(tmp_path / "file" / "report")

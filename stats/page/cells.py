@@ -48,7 +48,7 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Any]], most
         return None
     columns = [_aligned(column) for column in zip(*made, strict=True)]
     left = len(rows) - len(made)
-    more = f"{left:,} more rows are in the folder tables" if left else ""
+    more = f"{left:,} more rows are in report.json and the folder tables" if left else ""
     return Table(caption, tuple(head), tuple(zip(*columns, strict=True)), more)
 
 

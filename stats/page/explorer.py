@@ -3,6 +3,7 @@
 >>> html = section(tempocube.open_cube("demo.zarr"), chosen=("p0", "p3"))
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
@@ -15,10 +16,10 @@ from ...dataset.schema import DONE
 from ...words import how_many, in_bytes
 from ..subjects import Subjects
 from ..view import view
-from .explorer_data import BOUND, CODES_PER_NAT, embedded, encoded
-from .explorer_plan import Piece, Plan, planned, usual
+from .explorer_data import CODES_PER_NAT, LOWEST, SHOWN, embedded, encoded
+from .explorer_plan import NoRoom, Piece, Plan, planned, usual
 
-__all__ = ["LIMIT", "section"]
+__all__ = ["LIMIT", "NoRoom", "section"]
 
 LIMIT = 2_500_000  # bytes of HTML
 SPARE = 8_000  # for what is not counted beforehand: the words about it, the names of layers and heads
@@ -37,7 +38,7 @@ def section(cube: Any, chosen: Sequence[str] = (), limit_bytes: int = LIMIT) -> 
     asked = [str(view(subjects, prompt=each).place["prompt"]) for each in chosen] or usual(subjects)
     asked = list(dict.fromkeys(asked))
     plan = planned(subjects, asked, limit_bytes, _fixed() + SPARE)
-    return _html(embedded(_data(plan)), " ".join(_about(plan, subjects, asked)))
+    return _html(embedded(_data(plan)), " ".join(_about(plan, subjects, asked)), bool(plan.maps))
 
 
 def _data(plan: Plan) -> dict[str, Any]:
@@ -60,10 +61,16 @@ def _about(plan: Plan, subjects: Subjects, asked: Sequence[str]) -> Iterator[str
     prompts = f"{how_many(len(plan.prompts), 'prompt')} ({', '.join(plan.prompts)})"
     yield f"Here are {how_many(len(plan.pieces), 'experiment')} of {prompts}."
     if plan.maps:
-        yield f"Weights are shown within {100 * BOUND:.1f}\u00a0%; those of hidden tokens are exactly 0."
+        most = math.ceil(1000 * SHOWN) / 10
+        yield (
+            f"Weights above {LOWEST:.1e}, and sums of them, are within {most:.1f}\u00a0% of those captured; "
+            "weights of hidden tokens are exactly 0."
+        )
     else:
         why = "did not fit" if plan.first.has_attention else "was not captured"
         yield f"Attention {why}, so there are the sets alone."
+    if _noisy(subjects):
+        yield "Noise took part in choosing (the threshold holds for probabilities with it); p is without it."
     left = [
         *_experiments_left(plan, subjects, asked),
         *(_maps_left(plan) if plan.first.has_attention else ()),
@@ -72,6 +79,16 @@ def _about(plan: Plan, subjects: Subjects, asked: Sequence[str]) -> Iterator[str
         yield f"Left out to keep this under {in_bytes(plan.limit)}: {', '.join(left)}."
         if len(plan.prompts) > 1:
             yield "Fewer prompts would show more of each."
+
+
+def _noisy(subjects: Subjects) -> bool:
+    """Whether noise took part in choosing tokens; of what was imported that is not known."""
+    if subjects.cube.attrs.get("imported"):
+        return False
+    of, told = "temperature", subjects.dims
+    grids = subjects.cube.attrs["grid"]
+    chosen = [told[of][i] for i in subjects.part[of]] if of in told else [grid[of] for grid in grids]
+    return any(float(value) > 0 for value in chosen)
 
 
 def _experiments_left(plan: Plan, subjects: Subjects, asked: Sequence[str]) -> Iterator[str]:
@@ -97,15 +114,17 @@ def _maps_left(plan: Plan) -> Iterator[str]:
             else f" (the {every - by_head} in which siblings give each other most are here)"
         )
         yield f"{by_head:,} of {how_many(every, 'head')}{kept}"
-    if maps and not plan.prompt_rows:
+    if maps and not plan.prompt_rows and seen.cube.attrs["captured_queries"] == "all":
         yield "what prompt tokens attend to"
 
 
-def _html(data: str, about: str) -> str:
+def _html(data: str, about: str, attention: bool = True) -> str:
     """The template with style and script, which are ours, and data, which `embedded` has made harmless."""
     template = jinja2.Environment(autoescape=True).from_string(_read("explorer.html.j2"))
     script = "\n".join(_read(name) for name in SCRIPTS)
-    return template.render(style=_read("explorer.css"), script=script, data=data, about=about)
+    return template.render(
+        style=_read("explorer.css"), script=script, data=data, about=about, attention=attention
+    )
 
 
 @cache

@@ -1,6 +1,6 @@
 """What the explorer embeds of an experiment: its sets as JSON, its attention as one byte a weight.
 
-Code c stands for the weight exp(-c / 20), so 0 to 253 cover 1 to 3e-6 within 2.5 %; smaller weights get 253.
+Code c stands for the weight exp(-c / 20), so 0 to 253 cover 1 to 3e-6 within 2.6 %; smaller weights get 253.
 254: the key was hidden, the weight exactly 0. 255: no such row was captured.
 """
 
@@ -20,7 +20,9 @@ from ..view import View
 __all__ = [
     "BOUND",
     "CODES_PER_NAT",
+    "LOWEST",
     "MEAN",
+    "SHOWN",
     "codes",
     "embedded",
     "encoded",
@@ -35,6 +37,8 @@ __all__ = [
 CODES_PER_NAT = 20
 LEAST, HIDDEN, MISSING = 253, 254, 255
 BOUND = float(np.expm1(0.5 / CODES_PER_NAT))  # largest relative error of a weight that is not under the least
+SHOWN = (1 + BOUND) * 1.005 - 1  # the same of a number with three digits
+LOWEST = float(np.exp(-(LEAST - 0.5) / CODES_PER_NAT))  # smaller ones are `under` some number
 MOST_OTHERS = 4  # candidates of a step that were not taken
 LONGEST = 40  # characters of a label
 

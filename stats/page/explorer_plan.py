@@ -15,10 +15,14 @@ from ..subjects import Subjects
 from ..view import View
 from .explorer_data import MEAN, Map, embedded, labels, layers, pairs, record
 
-__all__ = ["Piece", "Plan", "planned", "usual"]
+__all__ = ["NoRoom", "Piece", "Plan", "planned", "usual"]
 
 MOST_PROMPTS = 5  # of those nobody chose
 FEW_HEADS = 4
+
+
+class NoRoom(BadInput):
+    """Not even one experiment fits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +111,8 @@ def planned(subjects: Subjects, prompts: Sequence[str], limit: int, fixed: int) 
     small = {variable.name: subjects.cube.read(variable.name) for variable in INDEX}
     others = [queue for prompt in prompts if (queue := _begun(plan, _queue(subjects, small, prompt)))]
     if not plan.fits(0):
-        raise BadInput(
-            f"limit_bytes: the explorer takes at least {in_bytes(plan.size)}, got {in_bytes(limit)}"
+        raise NoRoom(
+            f"limit_bytes: the explorer takes at least {in_bytes(plan.size)}, got {in_bytes(max(limit, 0))}"
         )
     plan.maps = _maps(plan) if plan.first.has_attention else []
     plan.size += sum(piece.attention_bytes(len(plan.maps)) for piece in plan.pieces)

@@ -4,20 +4,21 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from ...errors import BadInput
 
-__all__ = ["replace"]
+__all__ = ["must_be_free", "replace"]
 
 LIST = ".report-files.json"  # what reports have put into the folder
-OURS = re.compile(r"(tables/[\w-]+\.csv|figures/[\w-]+\.(svg|png)|report\.json|index\.html)")
+OURS = re.compile(r"(tables/[\w-]+\.csv|figures/[\w-]+\.(svg|png)|report\.json|index\.html|grid\d*\.yaml)")
 
 
 def replace(folder: Path, files: Mapping[str, bytes], last: str) -> None:
     """Put files, by path in the folder, there in one step each; `last` is away until the others are there."""
+    must_be_free(folder, files)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         before = _listed(folder)
@@ -31,6 +32,37 @@ def replace(folder: Path, files: Mapping[str, bytes], last: str) -> None:
         _without_empty_folders(folder, before)
     except OSError as error:
         raise BadInput(f"{folder}: the report cannot be written there ({error.strerror})") from error
+
+
+def must_be_free(folder: Path, names: Iterable[str] = ()) -> None:
+    """Refuse a folder that cannot be written, is in a cube, or has such files that are of no report."""
+    whole = folder.absolute()
+    if cube := next((each for each in (whole, *whole.parents) if (each / "zarr.json").exists()), None):
+        raise BadInput(f"{folder}: is a cube, or in one ({cube.name}); choose another folder for the report")
+    others = [name for name in names if os.path.lexists(folder / name)]
+    if odd := sorted(set(others) - _listed(folder)):
+        told = f"{odd[0]}{f' and {len(odd) - 1} more' * (len(odd) > 1)}"
+        raise BadInput(
+            f"{folder}: holds {told}, which no report has put there; choose another folder or move it away"
+        )
+    try:
+        _try(whole)
+    except OSError as error:
+        raise BadInput(f"{folder}: the report cannot be written there ({error.strerror})") from error
+
+
+def _try(folder: Path) -> None:
+    """Write a file there, and leave nothing behind."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f".{uuid.uuid4().hex}.part"
+        part.touch()
+        part.unlink()
+    finally:
+        for each in made:
+            with suppress(OSError):
+                each.rmdir()
 
 
 def _listed(folder: Path) -> set[str]:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ..questions import Answer
+from . import prompts
+from .parts import checks_frame
+from .questions import p_of
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -16,7 +19,7 @@ __all__ = ["frames", "safe"]
 
 
 def frames(report: "Report") -> dict[str, pd.DataFrame]:
-    """Name -> table: answers, gate, experiments, between, steps, and one a swept axis."""
+    """Name -> table: answers, gate, experiments, between, steps, prompts, checks, and one a swept axis."""
     part, found = report.part, report.answers
     made: dict[str, pd.DataFrame | None] = {
         "answers": pd.DataFrame([_row(key, each) for key, each in found.answers.items()]),
@@ -24,6 +27,8 @@ def frames(report: "Report") -> dict[str, pd.DataFrame]:
         "experiments": part.frame,
         "between": part.between,
         "steps": part.steps,
+        "prompts": prompts.frame_of(report),
+        "checks": checks_frame(report),
     }
     swept = {f"axis_{safe(axis)}": _axis(rows) for axis, rows in report.axes.items()}
     return {name: frame for name, frame in (made | swept).items() if frame is not None}
@@ -40,6 +45,7 @@ def _row(key: str, found: Answer) -> dict[str, Any]:
         "df": df[1],
         "df_between": df[0],
         "p": found.p,
+        "p_of": p_of(key, found),
         "p_holm": found.details.get("p_holm"),
         "n": found.n,
         "method": found.method,

@@ -1,15 +1,17 @@
 """The methods as one would write them in a paper: from the numbers, and from the route that was taken."""
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...words import how_many
 from ..answers import CONFIRMATORY, SESOI
 from ..questions import number, ratio
 from ..routes import KENWARD
 from ..titles import TITLES
+from .generation import made
 from .parts import categories
+from .provenance import ranges
+from .used import Used, listed, used
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -20,28 +22,34 @@ ESTIMAND = (
     "The response was the down-weighting of parallel tokens: in rows of generated query tokens that saw both "
     "a single and a parallel key of earlier sets, log attention, averaged over {where}, was regressed on "
     "row, distance and whether the key was parallel, with each set weighted once; the coefficient of the "
-    "last is the log of the attention per parallel key over that per single key at the same distance. The "
-    "first token of the prompt and the keys of the row's own set were left out."
+    "last is the log of the attention per parallel key over that per single key at the same distance. All "
+    "tokens of the prompt and the keys of the row's own set were left out."
 )
 
 
 def paragraphs(report: "Report") -> list[str]:
     """Design and capture, response and unit, tests, multiplicity, software."""
-    told = [_design(report), _response(report), _tests(report), _multiplicity(report), _software(report)]
+    of = used(report)
+    told = [
+        _design(report, of),
+        _response(report, of),
+        _tests(report),
+        _multiplicity(report),
+        _software(report),
+    ]
     return [each for each in told if each]
 
 
-def _design(report: "Report") -> str:
-    of = report.answers.design
-    modes = " and ".join(of["modes"])
+def _design(report: "Report", of: Used) -> str:
+    asked = report.answers.design
     told = (
-        f"{how_many(of['prompts'], 'prompt')} from {categories(of['categories'])} were crossed with "
-        f"{how_many(of['seeds'], 'seed')} and the "
-        f"mode{'s' * (len(of['modes']) != 1)} {modes}: {of['done']:,} of "
-        f"{how_many(of['cells'], 'experiment')} were "
-        f"used, {of['distinct_captures']:,} of them distinct."
+        f"{how_many(asked['prompts'], 'prompt')} from {categories(asked['categories'])} were crossed with "
+        f"{how_many(asked['seeds'], 'seed')} and the mode{'s' * (len(asked['modes']) != 1)} "
+        f"{listed(asked['modes'])}: {asked['done']:,} of {how_many(asked['cells'], 'experiment')} were done, "
+        f"and {of.count:,} of these, of {how_many(of.prompts, 'prompt')}, were used to answer."
     )
-    told += _generation(report)
+    told += "".join(f" {left[0].upper()}{left[1:]}." for left in of.left)
+    told = f"{told} {made(report)}".strip()
     if report.at:
         held = ", ".join(f"{axis} = {value}" for axis, value in report.at.items())
         told += f" Swept options were held at {held}."
@@ -50,55 +58,55 @@ def _design(report: "Report") -> str:
     return told
 
 
-def _generation(report: "Report") -> str:
-    """How text was made; nothing is known of it where there is no cube."""
-    grid = _grid(report)
-    if not grid:
-        return ""
-    told = (
-        f" Text was generated with the model {report.source.get('model')} in parallel sets: at each of at "
-        "most "
-        f"{grid.get('max_tokens')} steps every token with a probability of at least "
-        f"{_told(grid.get('threshold'))} was taken "
-        f"(at most {grid.get('max_width')}), at temperature {grid.get('temperature')}, from the "
-        f"{grid.get('readout')} of the "
-        "last set's predictions; tokens of a set shared one position."
+def _response(report: "Report", of: Used) -> str:
+    response = report.source["response"]
+    said = (
+        ESTIMAND.format(where=_where(report))
+        if response == "downweighting"
+        else f"The response was {response}."
     )
-    more = [
-        f"{name} {_told(grid[name])}"
-        for name in ("max_slots", "prune", "ablate", "stop_at_eos")
-        if grid.get(name)
-    ]
-    return f"{told} Options beside that: {'; '.join(more)}." if more else told
+    return f"{said} The unit of analysis was the prompt: {_averaged(report, of)} {_copies(report, of)}"
 
 
-def _told(value: Any) -> str:
-    """A value of the grid in words."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {each}" for name, each in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _where(report: "Report") -> str:
+    """6 layers and heads 1,4-5."""
+    cube, source = report.part.cube, report.source
+    told = []
+    for what in ("layers", "heads"):
+        chosen = list(source.get(what) or ())
+        every = chosen if cube is None else list(cube.attrs.get(f"captured_{what}") or ())
+        some = f"{what[:-1]}{'s' * (len(chosen) != 1)} {ranges(chosen)}"
+        told.append(some if chosen != every else how_many(len(chosen), what[:-1]) if chosen else what)
+    return " and ".join(told)
 
 
-def _grid(report: "Report") -> Mapping[str, Any]:
-    """The first grid with the swept options where they were held."""
-    cube = report.part.cube
-    grids = [] if cube is None else cube.attrs.get("grid") or []
-    return {**grids[0], **report.at} if grids else {}
-
-
-def _response(report: "Report") -> str:
-    response, attrs = report.source["response"], report.part.frame.attrs
-    heads = attrs.get("heads")
-    where = f"{len(attrs['layers'])} layers and {len(heads)} heads" if heads else "layers and heads"
-    said = ESTIMAND.format(where=where) if response == "downweighting" else f"The response was {response}."
+def _averaged(report: "Report", of: Used) -> str:
+    """How experiments become one number a prompt, on the route that was taken."""
     found = report.answers.answers.get("downweighting")
-    how = f" ({found.method})" if found and found.method else ""
+    method = found.method if found else ""
+    if KENWARD in method:
+        return (
+            "its experiments were not averaged beforehand but entered a linear mixed model with random "
+            f"prompts ({method}); where prompt means are shown, a mode's seeds were averaged first and then "
+            "modes, without those that are missing."
+        )
+    modes = f"the modes {listed(of.study.modes)}" if len(of.study.modes) > 1 else f"mode {of.study.modes[0]}"
+    how = f" ({method})" if method else ""
+    return f"its experiments in {modes} were averaged with equal weight, and prompts counted equally{how}."
+
+
+def _copies(report: "Report", of: Used) -> str:
+    """What is done about copies: seeds that are all alike are one, a copy here and there stays."""
+    hashed = "path_digest" in report.part.frame.columns
+    by = "a hash of the path each experiment took" if hashed else "their values alone, as no hash was told"
+    if of.study.copies:
+        return f"Seeds were copies of each other, by {by} or for want of any difference, and counted as one."
+    distinct, done = report.answers.design["distinct_captures"], report.answers.design["done"]
+    if distinct == done:
+        return f"No two experiments were copies, by {by}."
     return (
-        f"{said} The unit of analysis was the prompt: experiments of a prompt were averaged with equal "
-        "weight of its "
-        f"seeds and modes, and prompts counted equally{how}. Copies, found by a hash of what each experiment "
-        "was, "
-        "counted once."
+        f"{distinct:,} of {done:,} experiments were distinct, by {by}; seeds would have counted as one if "
+        "all of them had been copies in every prompt and mode; single copies were averaged like the rest."
     )
 
 

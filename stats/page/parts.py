@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from ...dataset.schema import TREATMENT_CHECKS
 from ...words import how_many
 from ..axes import Row
@@ -13,6 +15,7 @@ from ..titles import title
 from .cells import Table, chance, exact, interval, mark, number, table
 from .limits import would_change
 from .questions import facts, tables
+from .used import used
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -29,7 +32,7 @@ __all__ = [
         "gate_line",
         "gate_table",
     ),
-    *("headline", "is_logs", "prompts", "sections", "summary", "swept", "worst"),
+    *("checks_frame", "headline", "is_logs", "sections", "summary", "swept", "worst"),
 ]
 
 WORDS: Mapping[Status, str] = {"pass": "holds", "suspect": "look", "fail": "FAILED"}
@@ -185,37 +188,32 @@ def checks(report: "Report") -> Table | None:
         word = "FAILED" if failed else "holds" if held else "does not apply"
         rows.append([name, mark(status, word), exact(held), exact(failed), MEANINGS.get(name, "")])
     return table(
-        "Treatment checks, made on the model's own tensors while it ran",
+        "Treatment checks, made on the model's own tensors while it ran: in all captured experiments of the "
+        "cube, at every value of swept options",
         ("check", "status", "holds in", "fails in", "what it asks"),
         rows,
     )
 
 
-def prompts(report: "Report") -> Table | None:
-    """Each prompt: what it is, how many experiments of it were used, how wide its sets were."""
-    frame, cube = report.part.frame, report.part.cube
-    texts = {}
-    if cube is not None and "prompt_text" in cube.coords:
-        texts = dict(zip(map(str, cube["prompt"].values), map(str, cube["prompt_text"].values), strict=True))
-    rows = []
-    for name, of in frame.groupby("prompt", sort=False):
-        row = [str(name), str(of["category"].iloc[0]), *([texts.get(str(name), "")] if texts else [])]
-        wide = [number(float(of[column].mean())) for column in ("width", "parallel_sets") if column in of]
-        rows.append([*row, exact(len(of)), *wide])
-    named = {"width": "tokens a set", "parallel_sets": "parallel sets"}
-    head = ["prompt", "category", *["text"] * bool(texts), "experiments"]
-    head += [said for column, said in named.items() if column in frame.columns]
-    return table("The prompts", head, rows, most=100)
+def checks_frame(report: "Report") -> pd.DataFrame | None:
+    """How often each treatment check held, for other programs."""
+    told: Mapping[str, Mapping[str, int]] = report.part.frame.attrs.get("checks") or {}
+    rows = [
+        {"check": name, "holds": told[name].get("pass", 0), "fails": told[name].get("fail", 0)}
+        for name in told
+    ]
+    return pd.DataFrame(rows) if rows else None
 
 
 def effective(report: "Report") -> list[str]:
     """How much the experiments are worth, when they are not independent."""
-    of, found = report.answers.design, report.answers.answers
-    n = max((each.n for each in found.values()), default=0)
+    of, found = used(report), report.answers.answers
+    n = of.prompts
     told = [
-        f"The unit is the prompt: {of['done']:,} experiments are {how_many(n, 'prompt')} to every test. "
-        "Layers, heads, "
-        "steps and seeds of one prompt are averaged and never count as independent."
+        f"The unit is the prompt: of {how_many(of.done, 'experiment')} done, {of.count:,} are used, and they "
+        f"are {how_many(n, 'prompt')} to every test. Layers, heads, steps and seeds of one prompt are "
+        "averaged and never count as independent.",
+        *(f"{left[0].upper()}{left[1:]}." for left in of.left),
     ]
     variance = found.get("prompt_variance")
     icc = variance.details.get("icc") if variance else None
@@ -223,7 +221,7 @@ def effective(report: "Report") -> list[str]:
         return [*told, f"Intraclass correlation of seeds {icc}."]
     if icc is None:
         return told
-    seeds = of["seeds"]
+    seeds = len(of.study.seeds)
     effect = 1 + (seeds - 1) * max(float(icc), 0.0)
     pairs = n * seeds
     said = (

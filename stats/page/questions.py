@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..effects import ALPHA
-from ..questions import Answer
+from ..questions import Answer, ratio
+from ..questions import number as said_number
 from .cells import Cell, Table, chance, exact, interval, number, table, times
 
-__all__ = ["facts", "tables"]
+__all__ = ["facts", "p_of", "tables"]
 
 Details = Mapping[str, Any]
 
@@ -27,15 +28,39 @@ def facts(key: str, answer: Answer, logs: bool) -> list[tuple[str, str]]:
     told = [
         (what, f"{estimate.text}{unit}" if estimate.text else ""),
         (
-            "95 % prediction interval" if key == "generalisation" else "95 % CI",
+            "95 % prediction interval"
+            if key == "generalisation"
+            else f"95 % CI{', two-sided' * bool(p_of(key, answer))}",
             interval(answer.ci, as_ratio).text,
         ),
         ("df", ", ".join(exact(df).text for df in dfs if df is not None)),
-        ("p", chance(answer.p).text),
+        *_bounds(key, answer),
+        (f"p ({test})" if (test := p_of(key, answer)) else "p", chance(answer.p).text),
         ("p after Holm", chance(answer.details.get("p_holm")).text),
         ("prompts", exact(answer.n).text),
     ]
     return [(name, text) for name, text in told if text]
+
+
+def p_of(key: str, answer: Answer) -> str:
+    """What an answer's p is for, where the test was one-sided; empty for all others."""
+    if answer.p is None or "bound" not in answer.details:
+        return ""
+    bound = answer.details["bound"]
+    if key == "logits":
+        return f"one-sided, for less than {said_number(bound)} nat"
+    return f"one-sided, for more than {ratio(math.exp(bound))}" if key == "cross_parallel" else ""
+
+
+def _bounds(key: str, answer: Answer) -> list[tuple[str, str]]:
+    """The one-sided bounds that the sentence about logits rests on."""
+    if key != "logits":
+        return []
+    ends = (answer.details["lower"], answer.details["upper"])
+    return [
+        (f"95 % {side} bound, one-sided", f"{number(end).text} nat")
+        for side, end in zip(("lower", "upper"), ends, strict=True)
+    ]
 
 
 def _estimated(key: str, as_ratio: bool) -> tuple[str, str]:
@@ -214,7 +239,8 @@ def _logits(details: Details, shown: Shown, logs: bool) -> Made:
     for name, value in (details.get("beside") or {}).items():
         top = name.removeprefix("jaccard_")
         said = f"overlap of the {top} most probable tokens (Jaccard)" if top != name else SAID.get(name, name)
-        rows.append([said, number(value)])
+        lacking = "no attention was captured" if name.startswith("attention_") else "not measured"
+        rows.append([said, lacking if value is None else number(value)])
     return [table("Isolated against visible, mean over prompts", ("measure", "value"), rows)]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import folder
+from . import folder, provenance
 from .frames import frames, safe
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ..report import Report
 
-__all__ = ["page", "write"]
+__all__ = ["early", "page", "write"]
 
 PAGE, NUMBERS = "index.html", "report.json"
 
@@ -24,9 +24,17 @@ def page(report: "Report", explore: Sequence[str] = ()) -> str:
     return html(report, _pictures(report), explore)
 
 
+def early(html: bool) -> list[str]:
+    """Files of every report: what can be looked for before anything is measured."""
+    return [NUMBERS, *[PAGE] * html, *(f"tables/{name}.csv" for name in ("answers", "gate", "experiments"))]
+
+
 def write(report: "Report", where: Path, html: bool = True, explore: Sequence[str] = ()) -> Path:
     """Put the report into a folder, and give the path of its page (without one: of report.json)."""
+    folder.must_be_free(where, early(html))
     files = {NUMBERS: f"{report.to_json()}\n".encode()}
+    grids = zip(provenance.grid_files(report), provenance.grids(report), strict=True)
+    files |= {name: text.encode() for name, text in grids}
     tables = frames(report)
     if html:
         from .page import html as rendered

@@ -49,9 +49,9 @@ function rowOf(data, experiment, map, slot) {
 }
 
 function kindOf(experiment, slot, set) {
-  if (set.includes(slot)) return "own";
   const step = experiment.step[slot];
   if (step < 0) return "prompt";
+  if (set.includes(slot)) return "own";
   return experiment.sets.get(step).length > 1 ? "parallel" : "single";
 }
 
@@ -62,8 +62,10 @@ function shares(data, experiment, row, slot, set) {
     const weight = data.table[code];
     if (Number.isNaN(weight)) return;
     const kind = kindOf(experiment, key, set);
-    sums[kind !== "own" ? kind : key === slot ? "itself" : "siblings"] += weight;
+    sums[key === slot ? "itself" : kind === "own" ? "siblings" : kind] += weight;
   });
+  // Sums of rounded weights: a share is never more than all.
+  for (const kind of Object.keys(sums)) sums[kind] = Math.min(1, sums[kind]);
   return sums;
 }
 

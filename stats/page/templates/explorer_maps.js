@@ -27,7 +27,7 @@ function drawMaps() {
   grid.style.gridTemplateColumns = `auto repeat(${columns.length}, minmax(4px, 26px))`;
   grid.append(el("span", {}, ""), ...columns.map((head) => el("span", {}, head === null ? "mean" : columns.length < 16 || head % 4 === 0 ? String(head) : "")));
   rows.forEach((layer, i) => grid.append(el("span", { class: "row" }, String(layer)), ...columns.map((head, j) => mapCell(layer, head, values[i][j], most))));
-  const words = !wide ? "one token here: it has no siblings" : most ? `0 to ${told(most)}` : "0 everywhere";
+  const words = state.step < 0 ? "tokens of the prompt have none" : !wide ? "one token here: it has no siblings" : most ? `0 to ${told(most)}` : "0 everywhere";
   part("maps").replaceChildren(el("p", {}, `What siblings give each other, by layer (rows) and head (${experiment.mode}): ${words}`), grid);
 }
 

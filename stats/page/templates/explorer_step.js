@@ -1,6 +1,7 @@
 // One step: each member's attention as a strip of tokens, and all of them as a heatmap that is a real table.
 
 const rowsBehind = new WeakMap(); // strip or table row -> what it shows
+const MOST_COLUMNS = 500; // of a table: beyond, a key press would take seconds
 const DECADES = 4; // below the largest weight, for shading by the logarithm
 
 function strength(weight, most) {
@@ -9,6 +10,9 @@ function strength(weight, most) {
   if (state.shade === "log") return Math.max(0, 1 + Math.log10(weight / most) / DECADES);
   return Math.sqrt(weight / most);
 }
+
+// Whether these tokens are siblings: those of the prompt are none.
+const isSet = (experiment, set) => set.length > 1 && experiment.step[set[0]] >= 0;
 
 function rowsOfStep(experiment) {
   const set = experiment.sets.get(state.step) ?? [];
@@ -69,7 +73,7 @@ function contextChips({ experiment, set }, length) {
 }
 
 function sharesText({ experiment, set }, { slot, codes }) {
-  const kinds = Object.entries(shares(data, experiment, codes, slot, set)).filter(([kind, sum]) => sum > 0 || (kind === "siblings" && set.length > 1));
+  const kinds = Object.entries(shares(data, experiment, codes, slot, set)).filter(([kind, sum]) => sum > 0 || (kind === "siblings" && isSet(experiment, set)));
   return kinds.map(([kind, sum]) => `${kind} ${sum ? told(sum) : "0"}`).join(" · ");
 }
 
@@ -97,7 +101,8 @@ function modeTitle(group) {
   const path = away >= 0 && away <= state.step ? `; its own path from step ${away} on` : "";
   const mean = meanShares(group);
   const given = mean && set.length > 1 && state.step >= 0 ? `siblings get ${mean.siblings ? told(mean.siblings) : "0"} on average` : "";
-  return [el("b", {}, experiment.mode), el("span", {}, `${sees[experiment.mode]}${path}`), el("em", {}, given)];
+  const seen = state.step < 0 ? "tokens of the prompt see those before them" : sees[experiment.mode];
+  return [el("b", {}, experiment.mode), el("span", {}, `${seen}${path}`), el("em", {}, given)];
 }
 
 function stripBlock(group, most) {
@@ -116,7 +121,7 @@ function columnHead(experiment, set, slot) {
 
 // Siblings are framed: the columns of the own set, from its first member to its last.
 function edges(set, slot) {
-  if (!set.includes(slot)) return null;
+  if (!set.includes(slot) || state.step < 0) return null;
   return `own${slot === set[0] ? " first" : ""}${slot === set.at(-1) ? " last" : ""}`;
 }
 
@@ -136,9 +141,10 @@ function heatRow(group, row, length, most) {
 function heatTable(group, most) {
   const { experiment, set, rows } = group;
   const length = Math.max(...set.map((slot) => experiment.ends[slot]));
+  if (length > MOST_COLUMNS) return el("p", {}, `${experiment.mode}: a table of ${length} columns is not drawn; the strips have every weight.`);
   const heads = Array.from({ length }, (_, slot) => columnHead(experiment, set, slot));
   const table = el("table", {},
-    el("caption", {}, el("span", {}, `${experiment.mode}: set (rows), context (columns)`)),
+    el("caption", {}, el("span", {}, `${experiment.mode}: ${state.step < 0 ? "prompt" : "set"} (rows), context (columns)`)),
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "from \\ to"), ...heads)),
     el("tbody", {}, ...rows.map((row) => heatRow(group, row, length, most))));
   table.style.setProperty("--cell", `${Math.max(13, Math.min(26, Math.floor(440 / length)))}px`);
