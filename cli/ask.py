@@ -8,6 +8,7 @@ import typer
 from ..words import how_many
 from . import console
 from .answers import entry
+from .report import pair
 
 if TYPE_CHECKING:
     from ..stats.tools.questions import Asked
@@ -21,18 +22,29 @@ Questions = Annotated[
         show_default=False,
     ),
 ]
+At = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="AXIS=VALUE",
+        help="the value of a swept axis (default: its first; q5: all thresholds); may be repeated",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, with the table behind each answer")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
 
 
-def ask(cube: Cube, questions: Questions = None, as_json: Json = False, debug: Debug = False) -> None:
+def ask(
+    cube: Cube, questions: Questions = None, at: At = None, as_json: Json = False, debug: Debug = False
+) -> None:
     """Ask what parallel tokens share, see and attend to, why some are pruned. Exit 1 if an answer fails."""
     with console.importing():
         from ..stats.tools.questions import QUESTIONS, ask_all
 
+    chosen = dict(pair(text) for text in at or ())
     wanted = list(dict.fromkeys(questions or QUESTIONS))
     found: tuple[Asked, ...] = console.with_progress(
-        "asking", lambda progress: ask_all(cube, wanted, progress)
+        "asking", lambda progress: ask_all(cube, wanted, progress, chosen)
     )
     if as_json:
         console.say_json([each.to_dict() for each in found])
@@ -44,6 +56,8 @@ def ask(cube: Cube, questions: Questions = None, as_json: Json = False, debug: D
 
 def _lines(of: "Asked") -> Iterator[str]:
     yield f"{of.question}  {of.text}"
+    if of.at:
+        yield from entry("  at", ", ".join(f"{axis}={value}" for axis, value in of.at.items()))
     if of.verdict == "not testable":
         yield from entry("  NOT TESTABLE", of.reason)
         return
@@ -56,5 +70,6 @@ def _lines(of: "Asked") -> Iterator[str]:
 def _estimate(of: "Asked") -> str:
     from ..stats.questions import between, number
 
-    interval = f" (95 % CI {between(*of.ci)})" if of.ci else " (no interval from one prompt)"
+    cut = f", {of.cut}" if of.cut else ""
+    interval = f" (95 % CI {between(*of.ci)}{cut})" if of.ci else " (no interval from one prompt)"
     return f"{of.unit} {number(of.estimate or 0.0)}{interval}, {how_many(of.n, 'prompt')}"

@@ -1,17 +1,28 @@
 """Experiments 1 to 5 of the seeds, or their claims, as text that fits a terminal."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from ..words import how_many
+from . import answers
 from .answers import WIDTH, entry
 
 if TYPE_CHECKING:
     from ..stats.replication.result import Experiment, Hypothesis, Measure, Series
+    from ..stats.report import Report
 
 NAME = 46
 NOTE = 8
+
+
+def told(report: "Report") -> list[str]:
+    """The experiments that were asked for, under what the summary begins with: cube, at, and the gate."""
+    found = [*takewhile(bool, answers.lines(report))]
+    for each in report.experiments:
+        found += ["", *lines(each)]
+    return found
 
 
 def lines(experiment: "Experiment") -> list[str]:

@@ -1,5 +1,6 @@
 """`tempo-stats report`: the answers on the console, and in a folder beside the cube."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +24,11 @@ Source = Annotated[
 ]
 Only = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="show this answer only; may be repeated", show_default=False),
+    typer.Option(
+        metavar="NAME",
+        help="show this answer only, such as modes or logits; may be repeated",
+        show_default=False,
+    ),
 ]
 At = Annotated[
     list[str] | None,
@@ -39,10 +44,10 @@ Out = Annotated[
 ]
 Response = Annotated[str, typer.Option(metavar="COLUMN", help="the number asked about")]
 Sesoi = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         metavar="X",
-        help="smallest difference of interest, on the response's scale (of log ratios 0.0953, that of 1.10)",
+        help="smallest difference of interest: a ratio as 1.10x or 10%, else on the response's own scale",
         show_default=False,
     ),
 ]
@@ -61,12 +66,16 @@ Explore = Annotated[
 Experiment = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME", help="what exp1 ... exp5 of the seeds come to; may be repeated", show_default=False
+        metavar="NAME",
+        help="an experiment of the first study, exp1 ... exp5, or replication: what became of its claims; "
+        "may be repeated",
+        show_default=False,
     ),
 ]
 NoHtml = Annotated[bool, typer.Option("--no-html", help="numbers only: no page and no figures, but quick")]
 
 MOST = 9_999
+MOST_SESOI = 0.7  # a log beyond it, twofold, is a ratio that someone forgot to mark
 
 
 def report(
@@ -95,7 +104,7 @@ def report(
         "at": dict(pair(text) for text in at or ()),
         "layers": _numbers("--layers", layers),
         "heads": _numbers("--heads", heads),
-        "sesoi": sesoi,
+        "sesoi": None if sesoi is None else _sesoi(sesoi, response),
         "seed": seed,
     }
     _must_be_known(only or ())
@@ -214,6 +223,26 @@ def pair(text: str) -> tuple[str, str]:
     if not (axis and equals and value):
         raise BadInput(f"--at {text}: write AXIS=VALUE, such as threshold=0.05")
     return axis.strip(), value.strip()
+
+
+def _sesoi(text: str, response: str) -> float:
+    """A ratio (1.10x, 10%) as its log; another number as it is, unless it must be a ratio."""
+    from ..stats.study import LOGS
+
+    number, ratio = text.strip(), text.strip()[-1:] in ("x", "%")
+    try:
+        value = float(number[:-1] if ratio else number)
+    except ValueError:
+        raise BadInput(f"--sesoi {text}: write a ratio as 1.10x or 10%, or a number") from None
+    if number.endswith("%"):
+        value = 1 + value / 100
+    if ratio and not (value > 1 and math.isfinite(value)):
+        raise BadInput(f"--sesoi {text}: a ratio is above 1, such as 1.10x or 10%")
+    if ratio and response not in LOGS:
+        raise BadInput(f"--sesoi {text}: {response} is no log of a ratio; give a number on its own scale")
+    if not ratio and response in LOGS and value > MOST_SESOI:
+        raise BadInput(f"--sesoi {text}: {response} is the log of a ratio; for a ratio write {text}x")
+    return math.log(value) if ratio else value
 
 
 def _numbers(option: str, text: str | None) -> list[int] | None:

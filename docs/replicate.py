@@ -49,12 +49,13 @@ HEAD = """# What became of the claims
 
 tempocube grew out of five documents: a plan to scale a study up (seeds/000), the design of five experiments
 (001), tools (002), findings (003) and a note on speed (004). Here is each claim of theirs about the world,
-what we measured, and the verdict: {count}.
+what we measured, and the verdict: {count}. One entry is our explanation of a finding and is not counted.
 
-Theirs is a model of 3 billion parameters, ours the one in the box with 5.5 million. So what follows from
-arithmetic, from how a softmax works or from what their code did is settled here; what depends on their model
-is not, and says *cannot tell*, with our measurement beside it. Intervals are over prompts. Seconds are of a
-machine that other jobs used as well.
+Theirs is a model of 3 billion parameters, ours the one in the box with 5.5 million. Each verdict says what it
+rests on: an *argument* (arithmetic, their own pages, their code, how a softmax works) settles a claim,
+whatever is measured; a *cube* decides by what was measured here; what depends on *their model* is not settled
+and says *cannot tell*, with our measurement beside it. Intervals are over prompts, and cut where no value can
+lie. Seconds are of a machine that other jobs used as well.
 
 ```sh
 python docs/replicate.py                                # captures everything, writes this page
@@ -64,6 +65,7 @@ tempo-stats report exp1.zarr --experiment replication   # the claims, held again
 
 This run captured for {capturing} s and took {all} s in all, on {cores} cores."""
 WORDS = ("refuted", "cannot tell", "confirmed")
+BASIS = {"argument": "argument", "cube": "the cubes captured here"}
 
 
 def main() -> None:
@@ -143,7 +145,8 @@ def render(numbers: Mapping[str, Any]) -> str:
 
 def _head(numbers: Mapping[str, Any]) -> list[str]:
     claims, took = numbers["claims"], numbers["seconds"]
-    count = {word: sum(claim["verdict"] == word for claim in claims) for word in WORDS}
+    theirs = [claim["verdict"] for claim in claims if "our explanation" not in claim["where"]]
+    count = {word: theirs.count(word) for word in WORDS}
     return HEAD.format(
         count=", ".join(f"{n} {word}" for word, n in count.items()),
         capturing=took["capturing"],
@@ -157,7 +160,9 @@ def _claims(claims: Sequence[Mapping[str, str]]) -> list[str]:
     for title, group in groupby(claims, key=_section):
         lines += ["", f"## {title}"]
         for claim in group:
-            lines += ["", f"**{claim['verdict'].capitalize()}**: {claim['claim']} ({claim['where']})", ""]
+            head = f"**{claim['verdict'].capitalize()}** (by {BASIS[claim['basis']]})"
+            head = "**Cannot tell**" if claim["verdict"] == "cannot tell" else head
+            lines += ["", f"{head}: {claim['claim']} ({claim['where']})", ""]
             lines += [f"- Measured: {claim['measured']}", f"- Reason: {claim['reason']}"]
     return lines
 

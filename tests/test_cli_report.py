@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tempocube.cli.stats import app
-from tempocube.dataset.simulated import Design, Effects, cube
+from tempocube.dataset.simulated import Design, Effects, cube, frame
 from test_cli import run
 
 SMALL = {"steps": 8, "layers": 2, "heads": 2}
@@ -66,6 +66,9 @@ BAD = {
     ("c.csv", "--at", "threshold"): "--at threshold: write AXIS=VALUE, such as threshold=0.05",
     ("c.csv", "--layers", "one"): "--layers one: write numbers and ranges, such as 0,2,5-7",
     ("c.csv", "--sesoi", "-1"): "sesoi=-1.0: the smallest difference of interest is a number above 0",
+    ("c.csv", "--sesoi", "1.10"): "--sesoi 1.10: downweighting is the log of a ratio; for a ratio write",
+    ("c.csv", "--sesoi", "0.9x"): "--sesoi 0.9x: a ratio is above 1, such as 1.10x or 10%",
+    ("c.csv", "--sesoi", "much"): "--sesoi much: write a ratio as 1.10x or 10%, or a number",
     ("c.csv", "--response", "widht"): "the frame has no column 'widht': did you mean 'width'?",
     ("c.csv", "--only", "mode"): "--only mode: there is no such answer; there are downweighting",
     ("c.csv", "--explore", "p0"): "--explore p0: a table has no steps to look at",
@@ -208,3 +211,10 @@ def test_a_control_is_no_data(tmp_path):
     _, report, text = told(tmp_path / "c.zarr")
     assert "this is a control cube (clone): no answer treats it as data" in text
     assert with_p(report) == set()
+
+
+@pytest.mark.parametrize("written", ["1.25x", "25%", "0.22314355131420976"])
+def test_a_smallest_difference_of_interest_is_a_ratio_in_words_or_its_log(tmp_path, written):
+    frame(Design(), Effects(), seed=1).to_csv(tmp_path / "c.csv", index=False)
+    _, report, _ = told(tmp_path / "c.csv", "--sesoi", written)
+    assert report["source"]["sesoi"] == pytest.approx(0.22314355131420976)

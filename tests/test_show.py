@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 
 from tempocube.cli.show import What, show
 from tempocube.dataset.reading import open_cube
+from tempocube.dataset.simulated import Design, Effects
+from tempocube.dataset.simulated import cube as simulated
 from tempocube.errors import BadInput
 from test_tools import VOCAB, planted
-from test_tools_tree import captured, take  # noqa: F401 - fixtures
+from test_tools_tree import captured, pruned, take  # noqa: F401 - fixtures
 
 ODD = [f" w{i}" for i in range(VOCAB - 6)] + ["日本語の単語", "\x1b[31m", "\n", "\u202eabc", " [bold]x", "🙂"]
 
@@ -66,6 +68,48 @@ def test_looks_inside_the_model_are_told_where_they_were_captured(captured, what
     assert {"neurons": "layer 0: the neurons most active", "ablation": "each ablation against none"}[
         what
     ] in (result.output)
+
+
+def test_comparisons_are_at_the_value_of_a_swept_axis_that_was_said(tmp_path):
+    def slower(cell, small, weights, readout):
+        if cell.threshold == 0.05 and cell.mode == "visible":
+            small["entropy"] = small["entropy"] + 1
+
+    options = {"modes": ["single", "visible"], "threshold": [0.1, 0.05], "seeds": [1]}
+    where = planted(tmp_path / "c.zarr", slower, **options)
+    for value, change in (("0.1", 0), ("0.05", 1)):
+        words = ["--what", "single", "--at", f"threshold={value}"]
+        assert f"over prompts, at threshold={value}" in run(where, *words).output
+        effects = json.loads(run(where, *words, "--json").output)["effects"]
+        (entropy,) = (row["estimate"] for row in effects if row["measure"] == "entropy")
+        assert entropy == pytest.approx(change, abs=1e-5)
+
+
+def test_ablations_are_compared_at_the_value_of_another_axis(tmp_path):
+    options = {"ablate": [None, ["L0.mlp"]], "threshold": [0.1, 0.05], "seeds": [1], "modes": ["visible"]}
+
+    def wide(cell, small, weights, readout):
+        if cell.ablate and cell.threshold == 0.05:
+            small["entropy"] = small["entropy"] + 1
+
+    where = planted(tmp_path / "c.zarr", wide, **options)
+    told = run(where, "--what", "ablation", "--at", "threshold=0.05", "--json").output
+    assert 1 in [pytest.approx(row["estimate"]) for row in json.loads(told)["effects"]]
+
+
+def test_what_was_not_captured_is_not_shown_as_numbers(tmp_path):
+    options = {"prune": {"threshold": 0.05}, "modes": ["visible"], "capture": {"attention": False}}
+    told = run(planted(tmp_path / "c.zarr", pruned(), **options), "--what", "pruning").output
+    assert "weight on them later: not captured" in told
+    assert "too few tokens have both" in told
+
+
+def test_a_simulated_cube_says_that_no_model_was_run(tmp_path):
+    design = Design(categories=(1, 1), seeds=1, layers=1, heads=1)
+    assert (
+        "this cube is simulated: no model was run"
+        in run(simulated(design, Effects(), tmp_path / "s").url).output
+    )
 
 
 def test_every_look_has_a_name_that_can_be_typed():

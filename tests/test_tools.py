@@ -19,9 +19,9 @@ from tempocube.dataset.encoding import row_axis
 from tempocube.dataset.reading import open_cube
 from tempocube.dataset.schema import CHECKS, PASS
 from tempocube.dataset.store import Driver
-from tempocube.dataset.visibility import existence, visibility
+from tempocube.dataset.visibility import asked_rows, existence, visibility
 from tempocube.errors import BadInput
-from tempocube.stats.tools import AttentionAnalyzer, AttentionVisualizer, compare
+from tempocube.stats.tools import AttentionAnalyzer, AttentionVisualizer, compare, layers
 from tempocube.stats.tools.cross import cross_parallel
 from tempocube.stats.view import view
 
@@ -259,11 +259,30 @@ def test_the_shares_of_a_token_come_to_all_of_its_weight(cube):
             assert sum(token["shares"].values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_row_that_was_not_captured_has_no_shares_and_says_so(tmp_path):
+    def last(cell, small, weights, readout):
+        weights[..., ~asked_rows("last", small["slot_step"]), :] = np.nan
+
+    where = planted(tmp_path / "c.zarr", last, capture={"attention": {"queries": "last"}})
+    analyzer = AttentionAnalyzer(where, mode="isolated")
+    found = analyzer.analyze_parallel_attention(1)
+    assert sum(found["tokens"][0]["shares"].values()) == pytest.approx(1, abs=1e-5)
+    assert set(found["tokens"][1]["shares"].values()) == {None}
+    text = AttentionVisualizer().visualize_parallel_attention(found)
+    assert text.count("row not captured") == 2
+    cross = AttentionVisualizer().visualize_cross_parallel(analyzer.analyze_cross_parallel_attention(1))
+    assert "siblings get exactly 0, in the rows that were captured" in cross
+    assert layers.shares(analyzer.view).drop(columns="layer").sum(axis=1).tolist() == pytest.approx(
+        [1, 1, 1], abs=1e-5
+    )
+
+
 def test_isolation_is_verified_and_a_leak_is_found(tmp_path, cube):
     isolated, visible = (AttentionAnalyzer(cube, mode=mode) for mode in ("isolated", "visible"))
     assert isolated.verify_isolation()["holds"]
     assert isolated.verify_isolation()["hidden_pairs"] == (6 + 2) * 3 * 2  # pairs, layers, heads
     assert visible.verify_isolation()["hidden_pairs"] == 0
+    assert visible.verify_isolation()["holds"] is None  # nothing is hidden, so nothing was verified
     assert visible.verify_isolation()["visible_mean"] > 0
     assert isolated.analyze_cross_parallel_attention(1)["isolated"]
     assert not visible.analyze_cross_parallel_attention(1)["isolated"]
@@ -344,7 +363,7 @@ def test_siblings_and_context_of_a_set_are_told_in_a_page_width(cube):
     assert parallel.startswith("step 1: 3 parallel tokens at logical position 5\n")
     assert parallel.count("  p 0.") == 3
     cross = shown.visualize_cross_parallel(analyzer.analyze_cross_parallel_attention(1))
-    assert re.search(r"^siblings get 0\.\d{4} on average$", cross, re.M)
+    assert re.search(r"^each sibling gets 0\.\d{4} on average$", cross, re.M)
     assert max(map(cell_len, f"{parallel}\n{cross}".split("\n"))) <= 60
     alone = shown.visualize_cross_parallel(analyzer.analyze_cross_parallel_attention(0))
     assert alone == "step 0: one token, no sibling"

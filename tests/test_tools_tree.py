@@ -183,8 +183,14 @@ def test_what_was_pruned_scored_below_the_bar_and_gets_exactly_nothing_later(wit
     row = found.table.set_index("slot").loc[7]
     assert (row["score"], row["bar"], row["kept"]) == (pytest.approx(0.01), 0.05, False)
     assert found.rule == "hidden where the attention received is below 0.05"
-    seen = view(with_prunings)
-    assert row["received"] == pytest.approx(seen.attention()[8, 7])  # only step 2 still sees it
+    assert np.isnan(row["received"])  # step 2 judged it, step 3 too, and then it was gone
+
+
+def test_what_pruned_tokens_get_is_not_known_without_attention(tmp_path):
+    options = {"prune": {"threshold": 0.05}, "modes": ["visible"], "capture": {"attention": False}}
+    found = pruning(view(planted(tmp_path / "c.zarr", pruned(), **options)))
+    assert (found.pruned, found.holds) == (1, None)
+    assert np.isnan(found.hidden_weight)
 
 
 def test_a_weight_on_a_pruned_token_is_found(tmp_path):
@@ -300,6 +306,17 @@ def test_standard_generation_is_compared_by_its_path_width_and_entropy(plain, tm
         contrasts.against_single(plain)
     with pytest.raises(BadInput, match="has no ablation"):
         contrasts.ablations(plain)
+
+
+def test_intervals_of_contrasts_end_where_values_do(tmp_path):
+    def parted(cell, small, weights, readout):
+        if cell.mode == "single" and cell.prompt != "prompt 2":
+            small["token"][4 if cell.prompt == "prompt 0" else 7] = 50
+
+    where = planted(tmp_path / "c.zarr", parted, modes=["visible", "single"], seeds=[1])
+    rows = contrasts.against_single(where).effects.set_index("measure")
+    assert rows.loc["prefix", ["low", "high"]].tolist() == [0, 4]  # of 4 steps
+    assert rows.loc["same_tokens", "high"] == 1
 
 
 def test_what_was_not_captured_is_said_not_guessed(tmp_path: Path):

@@ -10,6 +10,7 @@ from ...dataset.schema import TREATMENT_CHECKS
 from ...words import how_many
 from ..axes import Row
 from ..gate import Check, Status
+from ..questions import Answer
 from ..study import LOGS
 from ..titles import title
 from .cells import Table, chance, exact, interval, mark, number, table
@@ -74,6 +75,7 @@ class Section:
     family: str
     change: str
     pictures: Sequence[Any]
+    controls: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,13 +137,20 @@ def summary(report: "Report") -> list[Told]:
     told = []
     for key, found in report.answers.answers.items():
         if found.not_tested is None:
-            told.append(Told((key,), (title(key, report.source["response"])[0],), found.sentence, True))
+            said = " ".join((found.sentence, *(f"Control: {each}" for each in controls(found))))
+            told.append(Told((key,), (title(key, report.source["response"])[0],), said, True))
         else:
             reasons.setdefault(found.not_tested, []).append(key)
     for reason, keys in reasons.items():
         names = tuple(title(key, report.source["response"])[0] for key in keys)
         told.append(Told(tuple(keys), names, f"Not tested: {reason}.", False))
     return told
+
+
+def controls(found: Answer) -> list[str]:
+    """What must be known beside an answer, in sentences."""
+    beside = (found.details.get(name) or {} for name in ("placebo", "single_baseline"))
+    return [each["sentence"].removeprefix("Control: ") for each in beside if each.get("sentence")]
 
 
 def sections(report: "Report", pictures: Sequence[Any]) -> list[Section]:
@@ -164,6 +173,7 @@ def sections(report: "Report", pictures: Sequence[Any]) -> list[Section]:
                 str(found.details.get("family", "")),
                 would_change(key, report.answers, logs),
                 [picture for picture in pictures if picture.answer == key],
+                controls(found),
             )
         )
     return made

@@ -25,13 +25,13 @@ class Attended(TypedDict):
 
 
 class OfToken(TypedDict):
-    """One token of a set: its share of weight by kind of key, and the keys that get most."""
+    """One token of a set: its share of weight by kind of key (None: row not captured), and the best keys."""
 
     slot: int
     token: int
     label: str
     probability: float
-    shares: dict[str, float]
+    shares: dict[str, float | None]
     top: list[Attended]
 
 
@@ -59,13 +59,18 @@ class Cross(TypedDict):
 
 
 class Isolation(TypedDict):
-    """Weight between siblings over all layers and heads: on pairs that the mode hides, and on the others."""
+    """Weight between siblings over all layers and heads: on pairs that the mode hides, and on the others.
 
+    rows are those of tokens that have siblings; holds is None where no captured row has a hidden one.
+    """
+
+    rows: int
+    captured_rows: int
     hidden_pairs: int
     hidden_weight: float
     visible_pairs: int
     visible_mean: float | None
-    holds: bool
+    holds: bool | None
 
 
 class Summary(TypedDict):
@@ -125,7 +130,7 @@ class AttentionAnalyzer:
         of = self.view
         slots = of.of_step(step)
         weights = self.weights[np.ix_(slots, slots)]
-        among = weights[~np.eye(len(slots), dtype=bool)]
+        among = weights[~np.eye(len(slots), dtype=bool) & np.isfinite(weights)]
         table = cross_parallel(of, self.layer, self.head)
         scores = table[table["step"] == step].drop(columns=["step", "width"]).to_dict("records")
         return {
@@ -184,12 +189,15 @@ class AttentionAnalyzer:
         of, row = self.view, self.weights[slot].astype(np.float64)
         there = np.flatnonzero(np.isfinite(row) & (row > 0))
         best = there[np.argsort(-row[there], kind="stable")[:top]]
+        captured = bool(np.isfinite(row).any())
         return {
             "slot": slot,
             "token": int(of.token[slot]),
             "label": of.labels[slot],
             "probability": float(of.probability[slot]),
-            "shares": {name: float(np.nansum(row[mask])) for name, mask in masks.items()},
+            "shares": {
+                name: float(np.nansum(row[mask])) if captured else None for name, mask in masks.items()
+            },
             "top": [{"slot": int(i), "label": of.labels[i], "weight": float(row[i])} for i in best],
         }
 
@@ -199,14 +207,17 @@ def isolation(of: View) -> Isolation:
     must_have_attention(of)
     step = of.slot_step
     siblings = (step[:, None] == step[None, :]) & (step >= 0) & ~np.eye(of.slots, dtype=bool)
-    weights = of.cube_attention()
+    weights, rows = of.cube_attention(), np.flatnonzero(siblings.any(axis=1))
     hidden = weights[..., siblings & ~of.visible]
     seen = weights[..., siblings & of.visible]
     hidden, seen = hidden[np.isfinite(hidden)], seen[np.isfinite(seen)]
     return {
+        "rows": len(rows),
+        # A token sees itself in every mode, so its own weight is there if its row is.
+        "captured_rows": int(np.isfinite(weights[:, :, rows, rows]).any(axis=(0, 1)).sum()),
         "hidden_pairs": int(hidden.size),
         "hidden_weight": float(hidden.sum(dtype=np.float64)),
         "visible_pairs": int(seen.size),
         "visible_mean": float(seen.mean(dtype=np.float64)) if seen.size else None,
-        "holds": bool((hidden == 0).all()),
+        "holds": bool((hidden == 0).all()) if hidden.size else None,
     }

@@ -1,15 +1,21 @@
 """What the five questions of seeds/002 are answered with: a number over prompts, its interval, a verdict."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
+from ...dataset.cube import Cube
+from ...dataset.simulated import MODEL as SIMULATED
 from .. import closed, effects
 from ..questions import between, number, plain
 
-__all__ = ["Asked", "Estimate", "Row", "agreement", "judged", "means", "over", "untestable"]
+__all__ = [
+    *("Asked", "Estimate", "Row", "agreement", "answered"),
+    *("judged", "means", "origin", "over", "untestable"),
+]
 
 Verdict = Literal["pass", "fail", "not testable"]
 Row = dict[str, Any]
@@ -17,20 +23,28 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number over n prompts and its 95 % interval, None where one prompt has none."""
+    """A number over n prompts and its 95 % interval, None where one prompt has none.
+
+    cut says at which ends of the possible the interval was cut.
+    """
 
     value: float
     ci: tuple[float, float] | None
     n: int
+    cut: str = ""
 
     def __str__(self) -> str:
         """As a sentence has it."""
-        return number(self.value) + (f" (95 % CI {between(*self.ci)})" if self.ci else "")
+        told = ", ".join([between(*self.ci), *[self.cut] * bool(self.cut)]) if self.ci else ""
+        return number(self.value) + (f" (95 % CI {told})" if told else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One question's answer: `reason` says what the verdict rests on, unit what the estimate is of."""
+    """One question's answer: `reason` says what the verdict rests on, unit what the estimate is of.
+
+    at has the value of each swept axis that was chosen, cut the ends at which the interval was cut.
+    """
 
     question: str
     text: str
@@ -42,20 +56,14 @@ class Asked:
     reason: str
     unit: str = ""
     details: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    cut: str = ""
+    at: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only."""
         names = (
-            "question",
-            "text",
-            "sentence",
-            "estimate",
-            "unit",
-            "ci",
-            "n",
-            "verdict",
-            "reason",
-            "details",
+            *("question", "text", "at", "sentence", "estimate", "unit"),
+            *("ci", "cut", "n", "verdict", "reason", "details"),
         )
         return {name: plain(getattr(self, name)) for name in names}
 
@@ -63,6 +71,21 @@ class Asked:
 def judged(good: bool) -> Verdict:
     """Pass or fail."""
     return "pass" if good else "fail"
+
+
+def answered(
+    question: str, text: str, sentence: str, found: Estimate, good: bool, reason: str, unit: str, details: Any
+) -> Asked:
+    """An answer with a number."""
+    told = found.value, found.ci, found.n, judged(good), reason, unit, details, found.cut
+    return Asked(question, text, sentence, *told)
+
+
+def origin(cube: Cube) -> str:
+    """Where numbers come from that no model run by this program gave; nothing to say of a capture."""
+    if told := cube.attrs.get("imported"):
+        return f"imported from {told['from']}, where nobody looked at positions or at what the modes did"
+    return "simulated: no model was run, its numbers are made up" if cube.facts.id == SIMULATED else ""
 
 
 def untestable(question: str, text: str, reason: str) -> Asked:
@@ -79,15 +102,17 @@ def means(rows: Iterable[Row], name: str) -> dict[str, float]:
     return {prompt: float(np.mean(values)) for prompt, values in found.items()}
 
 
-def over(rows: Iterable[Row], name: str) -> Estimate | None:
-    """The mean over prompts with its t interval; None where no prompt has the number."""
+def over(rows: Iterable[Row], name: str, least: float = -math.inf, most: float = math.inf) -> Estimate | None:
+    """The mean over prompts with its t interval, cut where no value can be; None where no prompt has it."""
     x = np.array(list(means(rows, name).values()))
     if not x.size:
         return None
     if x.size == 1:
         return Estimate(float(x[0]), None, 1)
     found = closed.mean(x)
-    return Estimate(float(found.estimate), (float(found.low), float(found.high)), x.size)
+    ends = max(float(found.low), least), min(float(found.high), most)
+    cut = [number(end) for end, was in zip(ends, (found.low, found.high), strict=True) if end != float(was)]
+    return Estimate(float(found.estimate), ends, x.size, "cut at " * bool(cut) + " and ".join(cut))
 
 
 def agreement(rows: Iterable[Row], name: str) -> Estimate | None:

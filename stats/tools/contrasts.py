@@ -28,6 +28,7 @@ NOISE = 1e-12  # means closer to 0 are rounding
 class Contrasts:
     """pairs: one row a pair of experiments. effects: one row a measure and what was changed, over prompts.
 
+    Intervals are cut where no value can be: below 0 of sizes, above 1 of shares, above the steps of a prefix.
     same_tokens is the share of steps with the same best token, prefix the number of them before the first
     other one. kl, in nats, and attention (mean absolute difference) are as far as the sets agree. to_prompt
     (weight that generated tokens put on the prompt), width, entropy and logprob (of the best token) are
@@ -111,8 +112,15 @@ def _contrasts(rows: list[dict[str, object]], by: str, measures: Sequence[str]) 
     effects = over_prompts(pairs, by, measures, untested=SIZES)
     sizes = effects["measure"].isin(SIZES)  # an interval does not reach where no value can be
     effects.loc[sizes, "low"] = effects.loc[sizes, "low"].clip(lower=0.0)
-    shares = effects["measure"] == "same_tokens"
-    effects.loc[shares, "high"] = effects.loc[shares, "high"].clip(upper=1.0)
+    for measure, most in {
+        "same_tokens": 1.0,
+        "attention": 1.0,
+        "prefix": float(pairs["steps"].max()),
+    }.items():
+        of = effects["measure"] == measure
+        effects.loc[of, "high"] = effects.loc[of, "high"].clip(upper=most)
+    parts = effects["measure"] == "to_prompt"  # a difference of two shares
+    effects.loc[parts, ["low", "high"]] = effects.loc[parts, ["low", "high"]].clip(-1.0, 1.0)
     return Contrasts(pairs, effects)
 
 
@@ -164,6 +172,7 @@ def _pair(base: View, one: View) -> dict[str, float]:
     weights = compare.attention(base, one).mean if base.has_attention else float("nan")
     same = np.equal(*(_best(view)[:steps] for view in (base, one)))
     return {
+        "steps": steps,
         "same_tokens": float(same.mean()) if steps else float("nan"),
         "prefix": float(np.logical_and.accumulate(same).sum()),
         "kl": float(logits["kl"].mean()),

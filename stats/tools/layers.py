@@ -19,20 +19,31 @@ OWN = ("prompt", "layer", "head", "seed", "mode")
 
 
 def shares(view: View) -> pd.DataFrame:
-    """One row a captured layer: where the weight of generated tokens goes; heads and sets are averaged."""
+    """One row a captured layer: where the weight of generated tokens goes; heads and sets are averaged.
+
+    Rows that were not captured have no part in it, and a set without any is left out.
+    """
     must_have_attention(view)
     rows = []
     for layer in view.layers:
-        weights = np.nan_to_num(view.attention(layer).astype(np.float64))
-        of = [_of_set(view, weights, step) for step in range(view.steps)]
-        means = {name: float(np.mean([each[name] for each in of])) for name in of[0]} if of else {}
+        weights = view.attention(layer).astype(np.float64)
+        of = [found for step in range(view.steps) if (found := _of_set(view, weights, step))]
+        names = kinds(view, 0) if view.steps else ()
+        means = {name: float(np.mean([each[name] for each in of])) if of else np.nan for name in names}
         rows.append({"layer": layer} | means)
     return pd.DataFrame(rows)
 
 
 def _of_set(view: View, weights: Any, step: int) -> dict[str, float]:
+    """Empty where no row of the set was captured."""
     rows = weights[view.of_step(step)]
-    return {name: float((rows * mask).sum(axis=1).mean()) for name, mask in kinds(view, step).items()}
+    there = np.isfinite(rows).any(axis=1)
+    if not there.any():
+        return {}
+    return {
+        name: float((np.nan_to_num(rows) * mask)[there].sum(axis=1).mean())
+        for name, mask in kinds(view, step).items()
+    }
 
 
 def by_layer(cube: Any) -> pd.DataFrame:

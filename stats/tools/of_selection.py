@@ -10,8 +10,7 @@ from ...dataset.options import Curve, threshold_at
 from ...words import how_many
 from ..questions import number
 from ..view import View
-from .asked import Asked, Estimate, Row, over, untestable
-from .asked import judged as judged_as
+from .asked import Asked, Estimate, Row, answered, judged, over, untestable
 from .pruning import pruning, rule
 
 __all__ = ["correlation", "curve_of", "dynamic", "prunings", "why_pruned"]
@@ -31,18 +30,21 @@ def prunings(view: View) -> Row:
     if asked is None:
         return row
     found = pruning(view)
-    table = found.table
-    judged = table[np.isfinite(table["score"])]
-    above = judged[~judged["kept"] & (judged["score"] >= judged["bar"] * (1 + ROUNDING))]
+    table = found.table[found.table["score"].notna()]
+    gone = table[table["pruned_at"] > table["step"] + 1]
+    barred = gone[gone["bar"].notna()]
     return row | {
         "rule": found.rule,
         "judged": found.judged,
         "pruned": found.pruned,
+        "later_rows": int(found.table["later_rows"].sum()),
+        "captured_rows": int(found.table["captured_rows"].sum()),
         "hidden_weight": found.hidden_weight,
-        "unexplained": 0 if asked.relative else len(above),
+        "explained": int((barred["score"] < barred["bar"] * (1 + ROUNDING)).sum()),
+        "unexplained": int((barred["score"] >= barred["bar"] * (1 + ROUNDING)).sum()),
         "correlation": found.correlation,
-        "score_kept": float(judged.loc[judged["kept"], "score"].mean()),
-        "score_pruned": float(judged.loc[~judged["kept"], "score"].mean()),
+        "score_kept": float(table.loc[table["kept"], "score"].mean()),
+        "score_pruned": float(gone["score"].mean()),
     }
 
 
@@ -51,30 +53,63 @@ def why_pruned(rows: Sequence[Row]) -> Asked:
     asked = [row for row in rows if row["asked"]]
     if not asked:
         return untestable("q4", Q4, "no pruning was asked for; a grid has prune: {threshold: 0.02}")
-    if not sum(row["pruned"] for row in asked):
-        judged = sum(row["judged"] for row in asked)
-        return untestable("q4", Q4, f"nothing was pruned of {how_many(judged, 'token')} that were judged")
+    names = ("pruned", "judged", "explained", "unexplained", "later_rows", "captured_rows")
+    total = {name: sum(row[name] for row in asked) for name in names}
+    if not total["pruned"]:
+        return untestable(
+            "q4", Q4, f"nothing was pruned of {how_many(total['judged'], 'token')} that were judged"
+        )
+    leak = float(np.nansum([row["hidden_weight"] for row in asked]))
+    reason = f"{_weight_later(total, leak)}; {_bars(total)}"
+    bad = leak > 0 or total["unexplained"]
+    if not bad and not (total["captured_rows"] and total["explained"]):
+        return untestable("q4", Q4, reason)
     found = correlation(asked)
-    pruned, judged, odd = (sum(row[name] for row in asked) for name in ("pruned", "judged", "unexplained"))
-    leak = sum(row["hidden_weight"] for row in asked)
-    scores = [over(asked, name) for name in ("score_pruned", "score_kept")]
-    told = f"Pruned are {pruned} of {how_many(judged, 'token')} that were judged: {asked[0]['rule']}"
+    details = [{name: value for name, value in row.items() if name not in ("asked", "rule")} for row in asked]
+    told = _scores(asked, total, found)
+    if found is None:
+        return Asked("q4", Q4, told, None, None, _prompts(asked), judged(not bad), reason, "", details)
+    return answered("q4", Q4, told, found, not bad, reason, "correlation", details)
+
+
+def _scores(asked: Sequence[Row], total: Row, found: Estimate | None) -> str:
+    told = f"Pruned are {total['pruned']} of {how_many(total['judged'], 'token')} that were judged: "
+    told += str(asked[0]["rule"])
+    scores = [over(asked, name, 0, 1) for name in ("score_pruned", "score_kept")]
     if all(scores):
         told += f"; their scores are {scores[0]} on average, those kept {scores[1]}"
-    told += (
-        f"; score and attention received from all later sets correlate at {found}."
+    return told + (
+        f"; score and attention that a token gets after it was judged correlate at {found}."
         if found
-        else "; too few have both a score and attention for a correlation."
+        else "; too few tokens got attention after they were judged for a correlation with the score."
     )
-    good = not leak and not odd
-    reason = "pruned tokens get " + ("exactly 0" if not leak else f"{number(leak)} of weight") + " later"
-    reason += f"; {odd} were pruned at a score above the bar" if odd else "; every one scored below the bar"
-    details = [{name: value for name, value in row.items() if name not in ("asked", "rule")} for row in asked]
-    if found is None:
-        return Asked("q4", Q4, told, None, None, _prompts(asked), judged_as(good), reason, "", details)
-    return Asked(
-        "q4", Q4, told, found.value, found.ci, found.n, judged_as(good), reason, "correlation", details
+
+
+def _weight_later(total: Row, leak: float) -> str:
+    """What pruned tokens get, in the rows that anybody can look at."""
+    looked, there = total["captured_rows"], total["later_rows"]
+    if not there:
+        return "no token came after the pruned ones, so nothing shows that they are gone"
+    if not looked:
+        return "the attention that pruned tokens get later was not captured"
+    told = "pruned tokens get " + ("exactly 0" if not leak else f"{number(leak)} of weight") + " later"
+    return told if looked == there else f"{told}, in the {looked} of {there} later rows that were captured"
+
+
+def _bars(total: Row) -> str:
+    """How many prunings their score explains, of those whose bar is known."""
+    known, unknown = total["explained"] + total["unexplained"], total["pruned"]
+    unknown -= known
+    if total["unexplained"]:
+        told = f"{total['unexplained']} were pruned at a score above the bar"
+    elif not known:
+        return "the bar is known of none: later scores replaced it, or a leader's prunings are followed"
+    else:
+        told = "every one scored below the bar" if not unknown else f"{known} scored below the bar"
+    others = (
+        "; the bar of {} more is not known: later scores replaced it, or a leader's prunings are followed"
     )
+    return told + (others.format(unknown) if unknown else "")
 
 
 def correlation(rows: Sequence[Row]) -> Estimate | None:
@@ -96,13 +131,14 @@ def curve_of(view: View) -> Row:
     cell = view.cube.cell(view.index)
     used = view.threshold_used
     formula = [threshold_at(cell.threshold, step, cell.max_tokens) for step in range(view.steps)]
-    steps = np.arange(view.steps)
+    steps, known = np.arange(view.steps), bool(np.isfinite(used).all())
     return {
         "prompt": view.place["prompt"],
         "experiment": view.name,
         "mode": view.mode,
         "threshold": view.place.get("threshold", _told(cell.threshold)),
         "dynamic": isinstance(cell.threshold, Curve) and bool(np.ptp(used) > 0),
+        "known": known,
         "off": float(np.abs(used - formula).max()) if view.steps else 0.0,
         "monotone": _monotone(used, cell.threshold),
         "slope": float(np.polyfit(steps, view.width, 1)[0]) if view.steps > 1 else float("nan"),
@@ -114,30 +150,49 @@ def curve_of(view: View) -> Row:
 
 def dynamic(rows: Sequence[Row]) -> Asked:
     """Q5: the threshold follows its formula and never turns back; what width, entropy and time do."""
-    moving = [row for row in rows if row["dynamic"] and row["mode"] != "single"]
-    off = max(row["off"] for row in rows)
+    if not all(row["known"] for row in rows):
+        return untestable("q5", Q5, "the thresholds that were used are not in the cube")
+    rows = [row for row in rows if row["mode"] != "single"] or rows
+    moving = [row for row in rows if row["dynamic"]]
     details = _by_threshold(rows)
     if not moving:
         constant = "; ".join(f"{row['threshold']}: width {number(row['width'])}" for row in details)
         why = f"the threshold is the same at every step ({constant}); a grid has threshold: {{start, end}}"
         return untestable("q5", Q5, why)
-    found = over(moving, "slope")
-    if found is None:
+    slopes = _slopes(moving)
+    if not slopes:
         return untestable("q5", Q5, "no experiment has two steps")
-    turned = next((row["experiment"] for row in moving if not row["monotone"]), None)
-    good = off <= SAME and turned is None
+    off, turned = (
+        max(row["off"] for row in rows),
+        [row["experiment"] for row in moving if not row["monotone"]],
+    )
     told = [f"width {number(row['width'])}, entropy {number(row['entropy'])} nat" for row in details]
     costs = "; ".join(
         f"{row['threshold']}: {text}, {number(row['seconds'])} s"
         for row, text in zip(details, told, strict=True)
     )
-    sentence = f"The width of a set changes by {found} tokens a step under a moving threshold; {costs}."
+    changes = ", ".join(f"{slope} at {value}" for value, slope in slopes.items())
+    sentence = (
+        f"The width of a set changes, in tokens a step under a moving threshold, by {changes}; {costs}."
+    )
     reason = f"thresholds used are within {number(off)} of the formula" + (
-        f", and turn back in {turned}" if turned else ", and go one way only"
+        f", and turn back in {turned[0]}" if turned else ", and go one way only"
     )
-    return Asked(
-        "q5", Q5, sentence, found.value, found.ci, found.n, judged_as(good), reason, "tokens a step", details
-    )
+    good = off <= SAME and not turned
+    if len(slopes) > 1:  # a threshold that rises and one that falls have no mean
+        n = _prompts(moving)
+        return Asked("q5", Q5, sentence, None, None, n, judged(good), reason, "tokens a step", details)
+    (slope,) = slopes.values()
+    return answered("q5", Q5, sentence, slope, good, reason, "tokens a step", details)
+
+
+def _slopes(moving: Sequence[Row]) -> dict[str, Estimate]:
+    """What the width does at each moving threshold."""
+    own = {
+        value: over([row for row in moving if row["threshold"] == value], "slope")
+        for value in dict.fromkeys(row["threshold"] for row in moving)
+    }
+    return {value: slope for value, slope in own.items() if slope}
 
 
 def _by_threshold(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from ..questions import number, plain
 from ..view import View
 from . import contrasts, layers, neurons, paths, pruning, tree
 from .analyzer import AttentionAnalyzer
+from .asked import origin
 from .cross import cross_parallel
 from .stored import inside
 from .text import cut, label, table
@@ -25,6 +26,7 @@ __all__ = ["SCREENS", "How", "Screen", "screen"]
 DROPPED = 3  # tokens of each step that the tree shows though they were not taken
 MANY = 10**9  # paths, from which their number is rounded
 TREE_LINES = 24  # of the overview
+CUT = "; intervals are cut where no value can be"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +125,40 @@ def _paths(of: View, how: How) -> Screen:
 
 def _pruning(of: View, how: How) -> Screen:
     found = pruning.pruning(of)
-    gone = "exactly 0" if found.holds else f"{number(found.hidden_weight)}, which must not be"
     lines = [
         found.rule,
-        f"{found.pruned} of {how_many(found.judged, 'token')} judged were pruned; later they got: {gone}",
-        f"score against attention received from later sets: r = {number(found.correlation)}",
+        f"{found.pruned} of {how_many(found.judged, 'token')} judged were pruned",
+        f"weight on them later: {_later(found)}",
+        f"score against attention received after it was given: {_correlation(found.correlation)}",
         "",
-        *table(found.table.drop(columns=["token", "pruned_at"]), how.width, how.encoding),
+        *table(
+            found.table.drop(columns=["token", "pruned_at", "later_rows", "captured_rows"]),
+            how.width,
+            how.encoding,
+        ),
     ]
     data = asdict(found) | {"table": found.table.to_dict("records")}
     return Screen(lines if len(found.table) else [found.rule, "no set has more than one token"], data)
 
 
+def _later(found: pruning.Pruned) -> str:
+    looked, there = (int(found.table[name].sum()) for name in ("captured_rows", "later_rows"))
+    if not looked:
+        return "not captured" if there else "no later row" if found.pruned else "-"
+    told = "exactly 0" if found.holds else f"{number(found.hidden_weight)}, which must not be"
+    return told if looked == there else f"{told}, in {looked} of {there} rows, the others were not captured"
+
+
+def _correlation(r: float) -> str:
+    return f"r = {number(r)}" if np.isfinite(r) else "too few tokens have both"
+
+
 def _layers(of: View, how: How) -> Screen:
-    own = layers.shares(of)
-    lines = ["where the weight of generated tokens goes, by layer", *table(own, how.width), ""]
+    own, rows = layers.shares(of), of.slot_step >= 0
+    captured = int(np.isfinite(of.attention(of.layers[0])[rows]).any(axis=1).sum())
+    what = "where the weight of generated tokens goes, by layer (prompt: but its first token, the sink)"
+    lacking = f"of {captured} of {rows.sum()} rows of generated tokens; the others were not captured"
+    lines = [what, *([lacking] if captured < rows.sum() else []), *table(own, how.width), ""]
     try:
         effects = layers.by_layer(_at(of))
     except BadInput as reason:
@@ -161,9 +182,12 @@ def _neurons(of: View, how: How) -> Screen:
 
 
 def _ablation(of: View, how: How) -> Screen:
-    found = contrasts.ablations(of.cube)
+    found = contrasts.ablations(_at(of, "ablate"))
     left = contrasts.contribution(of)
-    lines = ["each ablation against none, over prompts", *table(found.effects, how.width, how.encoding)]
+    lines = [
+        f"each ablation against none, over prompts{_where(of, 'ablate')}{CUT}",
+        *table(found.effects, how.width, how.encoding),
+    ]
     if len(left):
         lines += ["", f"what {of.name} has left of it", *table(left, how.width, how.encoding)]
     data = {"effects": found.effects.to_dict("records"), "left": left.to_dict("records")}
@@ -171,8 +195,8 @@ def _ablation(of: View, how: How) -> Screen:
 
 
 def _single(of: View, how: How) -> Screen:
-    found = contrasts.against_single(of.cube)
-    lines = ["each mode against standard generation (mode single), over prompts"]
+    found = contrasts.against_single(_at(of))
+    lines = [f"each mode against standard generation (mode single), over prompts{_where(of)}{CUT}"]
     lines += table(found.effects, how.width, how.encoding)
     return Screen(lines, {"effects": found.effects.to_dict("records")})
 
@@ -209,6 +233,7 @@ def _head(of: View, how: How) -> list[str]:
     return [
         f"{of.name}: {counts}; {how_many(of.slots, 'slot')}",
         *wrap(text, how.width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False),
+        *([f"  this cube is {made}"] if (made := origin(of.cube)) else []),
     ]
 
 
@@ -218,7 +243,16 @@ def _part(of: View, how: How) -> str:
     return f"{layer}, {head}"
 
 
-def _at(of: View) -> Any:
+def _at(of: View, but: str = "") -> Any:
     """All prompts, seeds and modes of the cube at the experiment's values of the swept axes."""
-    axes = {dim: [value] for dim, value in of.place.items() if dim in of.cube.grids[0].axes}
+    axes = {dim: [value] for dim, value in _swept(of, but).items()}
     return open_cube(of.cube).sel(axes) if axes else of.cube
+
+
+def _where(of: View, but: str = "") -> str:
+    told = ", ".join(f"{dim}={value}" for dim, value in _swept(of, but).items())
+    return f", at {told}" if told else ""
+
+
+def _swept(of: View, but: str) -> dict[str, Any]:
+    return {dim: of.place[dim] for dim in of.cube.grids[0].axes if dim != but}

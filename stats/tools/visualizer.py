@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,10 @@ __all__ = ["AttentionVisualizer"]
 
 KINDS = ("sink", "prompt", "generated", "own", "siblings")
 WIDE = 12  # cells of a token in a table
+SHARES = (
+    "shares of weight: sink, the first token; prompt, the others of the prompt; generated, sets before; own; "
+    "siblings, all together"
+)
 
 
 class AttentionVisualizer:
@@ -48,7 +53,9 @@ class AttentionVisualizer:
         """Where the weight of each token of a set goes, and the keys that get most of it."""
         where = ", ".join(map(str, result["logical"]))
         head = f"step {result['step']}: {_tokens(result['width'])} at logical position {where}"
-        return self._bounded([head, *(line for of in result["tokens"] for line in self._token(of))])
+        return self._bounded(
+            [head, *_legend(self.width), *(line for of in result["tokens"] for line in self._token(of))]
+        )
 
     def visualize_cross_parallel(self, result: Cross) -> str:
         """What the tokens of a set give each other, as a table, beside what the context gets per token."""
@@ -87,8 +94,10 @@ class AttentionVisualizer:
         return to
 
     def _token(self, of: OfToken) -> list[str]:
-        shares = "  ".join(f"{name} {of['shares'][name]:.3f}" for name in KINDS)
-        lines = [f"  {self._label(of['label'], WIDE)}  p {of['probability']:.3f}   {shares}"]
+        share = of["shares"]
+        shares = "  ".join(f"{name} {part:.3f}" for name in KINDS if (part := share[name]) is not None)
+        told = shares or "row not captured"
+        lines = [f"  {self._label(of['label'], WIDE)}  p {of['probability']:.3f}   {told}"]
         most = max((each["weight"] for each in of["top"]), default=0.0)
         for each in of["top"]:
             name = f"{self._label(each['label'], WIDE)} #{each['slot']:<4}"
@@ -102,6 +111,10 @@ class AttentionVisualizer:
         return "\n".join(cut(line.rstrip(), self.width) for line in lines)
 
 
+def _legend(width: int) -> list[str]:
+    return wrap(SHARES, width, initial_indent="  ", subsequent_indent="  ")
+
+
 def _tokens(width: int) -> str:
     return "one token" if width == 1 else f"{width} parallel tokens"
 
@@ -112,10 +125,17 @@ def _weight(value: float | None) -> str:
 
 def _scores(result: Cross) -> list[str]:
     of = result["scores"]
-    told = [f"{name} {_weight(of[name])}" for name in ("sink", "prompt", "generated", "matched")]
+    names = {"sink": "sink", "prompt": "prompt but its first", "generated": "generated", "matched": "matched"}
+    told = [f"{text} {_weight(of[name])}" for name, text in names.items()]
     mean = _weight(of["mean"])
-    verdict = "isolated: siblings get exactly 0" if result["isolated"] else f"siblings get {mean} on average"
-    return [verdict, f"per key of the context: {', '.join(told)}"]
+    verdict = (
+        "isolated: siblings get exactly 0" if result["isolated"] else f"each sibling gets {mean} on average"
+    )
+    lacking = any(value is None for row in result["matrix"] for value in row)
+    return [
+        verdict + ", in the rows that were captured" * lacking,
+        f"per key of the context: {', '.join(told)}",
+    ]
 
 
 def _exported(path: Path) -> dict[str, Any]:
