@@ -149,6 +149,24 @@ def test_all_of_it_works_by_keyboard(page: Any, small: Any) -> None:
     assert "layer 0, head 0" in said
 
 
+def test_arrows_go_on_from_where_one_has_clicked(page: Any, small: Any) -> None:
+    seen = view(small[0], "p0", 42, "isolated")
+    step = wide_step(seen)
+    click_step(page, step)
+    drawn(page, f"p0 42 visible {step} mean mean")
+    page.locator(".xp-strip").first.locator(".xp-t").nth(1).click()
+    page.keyboard.press("ArrowRight")
+    assert f"gives “{seen.labels[2]}” (slot 2," in page.get_attribute(":focus", "aria-label")
+    assert page.locator(".xp-strip [tabindex='0']").count() == page.locator(".xp-strip").count()
+    click_step(page, 0)
+    page.click("#xp-turn1")
+    drawn(page, "p0 42 visible 1 mean mean")
+    page.keyboard.press("ArrowRight")
+    drawn(page, "p0 42 visible 2 mean mean")
+    page.keyboard.press("ArrowDown")
+    drawn(page, "p0 42 visible 2 0 mean")
+
+
 def test_a_strip_is_one_stop_and_arrows_tell_the_numbers_of_its_tokens(page: Any, small: Any) -> None:
     seen = view(small[0], "p0", 42, "isolated")
     step = wide_step(seen)

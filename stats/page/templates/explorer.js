@@ -247,16 +247,22 @@ part("tree").addEventListener("click", (event) => {
   option.focus({ preventScroll: true });
 });
 
-part("tree").addEventListener("keydown", (event) => {
+function steer(event) {
   const ends = { Home: -Infinity, End: Infinity };
-  if (event.altKey || event.ctrlKey || event.metaKey || !(event.key in ARROWS || event.key in ends)) return;
+  if (event.altKey || event.ctrlKey || event.metaKey || !(event.key in ARROWS || event.key in ends)) return false;
   event.preventDefault();
   const [across, down] = ARROWS[event.key] ?? [ends[event.key], 0];
   if (across) stepBy(across);
   else if (event.shiftKey) headBy(down);
   else layerBy(down);
-  part("tree").querySelector("[aria-selected=true]")?.focus({ preventScroll: true });
+  return true;
+}
+
+part("tree").addEventListener("keydown", (event) => {
+  if (steer(event)) part("tree").querySelector("[aria-selected=true]")?.focus({ preventScroll: true });
 });
+
+part("head").addEventListener("keydown", steer);
 
 // The last script calls it.
 function start() {

@@ -210,6 +210,14 @@ function lookAt(target) {
 part("right").addEventListener("pointerover", (event) => lookAt(event.target));
 part("right").addEventListener("focusin", (event) => lookAt(event.target));
 
+part("strips").addEventListener("click", (event) => {
+  const chip = event.target.closest(".xp-strip .xp-t");
+  if (!chip) return;
+  for (const was of chip.parentElement.querySelectorAll("[tabindex='0']")) was.tabIndex = -1;
+  offer(chip);
+  chip.focus({ preventScroll: true });
+});
+
 part("strips").addEventListener("keydown", (event) => {
   const chip = event.target.closest(".xp-strip .xp-t");
   const ends = { Home: 0, End: -1 };
