@@ -137,10 +137,7 @@ def _experiments(report: "Report") -> list[str]:
     """The experiments that were asked for, instead of the answers."""
     from . import experiment as shown
 
-    told = entry(report.source["name"], "the gate holds" if report.passed else "the gate FAILED")
-    for each in report.experiments:
-        told += ["", *shown.lines(each)]
-    return told
+    return shown.told(report)
 
 
 def _must_be_an_experiment(names: Sequence[str], source: str) -> None:

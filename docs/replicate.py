@@ -65,7 +65,7 @@ tempo-stats report exp1.zarr --experiment replication   # the claims, held again
 
 This run captured for {capturing} s and took {all} s in all, on {cores} cores."""
 WORDS = ("refuted", "cannot tell", "confirmed")
-BASIS = {"argument": "argument", "cube": "the cubes captured here"}
+BASIS = {"argument": " (by argument)", "cube": " (by the cubes captured here)"}
 
 
 def main() -> None:
@@ -160,9 +160,8 @@ def _claims(claims: Sequence[Mapping[str, str]]) -> list[str]:
     for title, group in groupby(claims, key=_section):
         lines += ["", f"## {title}"]
         for claim in group:
-            head = f"**{claim['verdict'].capitalize()}** (by {BASIS[claim['basis']]})"
-            head = "**Cannot tell**" if claim["verdict"] == "cannot tell" else head
-            lines += ["", f"{head}: {claim['claim']} ({claim['where']})", ""]
+            by = BASIS[claim["basis"]] if claim["verdict"] != "cannot tell" else ""
+            lines += ["", f"**{claim['verdict'].capitalize()}**{by}: {claim['claim']} ({claim['where']})", ""]
             lines += [f"- Measured: {claim['measured']}", f"- Reason: {claim['reason']}"]
     return lines
 

@@ -18,7 +18,7 @@ from ..dataset.schema import DONE, NOT_ASKED, STATUS
 from ..errors import BadInput
 from .estimand import Ints, Layout, layout
 
-VERSION = 3  # of every measure: raise it when any of them changes, and caches are made anew
+VERSION = 4  # of every measure: raise it when any of them changes, and caches are made anew
 SINGLE = "single"  # the mode whose sets have one token: a baseline for the others
 
 SMALL = (

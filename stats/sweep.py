@@ -78,7 +78,8 @@ class Tally:
         self._sums[0] += logs.sum(axis=0)
         self._sums[1] += weights.sum(axis=0)
         if self._of_siblings.size:
-            self.most = max(self.most, float(weights[:, self._of_siblings].max()))
+            # rows that were not captured are NaN, which fmax passes over
+            self.most = float(np.fmax.reduce(weights[:, self._of_siblings], axis=None, initial=self.most))
         logs[:, self._unseen] = 0
         with np.errstate(invalid="ignore"):  # a weight that underflowed, as log
             found = logs @ self._c

@@ -16,12 +16,14 @@ from measured import FIXED
 from runs import grid, tiny
 from tempocube.capture.engine import capture
 from tempocube.capture.wanted import Wanted
-from tempocube.cli.experiment import lines
+from tempocube.cli.experiment import lines, told
+from tempocube.dataset.imported import bring_in
 from tempocube.dataset.simulated import Design, Effects, cube
 from tempocube.dataset.store import Driver
 from tempocube.errors import BadInput
+from tempocube.stats.legacy import export
 from tempocube.stats.replication.experiments import EXPERIMENTS, experiment
-from tempocube.stats.replication.result import Experiment, Measure
+from tempocube.stats.replication.result import Experiment, Measure, over_prompts
 from tempocube.stats.report import report
 
 SHAPE = Design(categories=(3, 3), seeds=1, steps=8, layers=2, heads=2)
@@ -74,7 +76,7 @@ def change(where: Path, name: str, index: Any, by: float) -> None:
 
 def test_modes_that_differ_are_said_to(ask: Ask) -> None:
     found = ask("exp1")
-    assert found.outcome.startswith("Isolated and visible attention differ: ")
+    assert ": Isolated and visible attention differ: " in found.outcome
     assert verdicts(found)[:2] == ["not supported", "supported"]
     assert (row(found, "largest absolute difference").number or 0) > 0.01
     assert row(found, "mean absolute difference").n == 6
@@ -106,14 +108,93 @@ def test_identical_modes_say_nothing_of_visibility_without_a_treatment(ask: Ask)
 
 
 @pytest.mark.parametrize(
-    ("effects", "which"),
-    [(Effects(logit_sd=0.0), 0), (Effects(logit_sd=0.05), 1), (Effects(logit_sd=3.0), 2)],
-    ids=["identical", "the same top k", "different"],
+    ("logit_sd", "which"),
+    [(0.0, 0), (0.05, 0), (0.1425, 1), (3.0, 2)],
+    ids=["identical", "within the bound", "the same top k", "different"],
 )
-def test_each_expected_outcome_has_its_cube(ask: Ask, effects: Effects, which: int) -> None:
-    found = ask("exp2", effects)
+def test_each_expected_outcome_has_its_cube(ask: Ask, logit_sd: float, which: int) -> None:
+    found = ask("exp2", Effects(logit_sd=logit_sd), replace(SHAPE, vocab=32))
     assert [word == "supported" for word in verdicts(found)[:3]] == [i == which for i in range(3)]
-    assert found.outcome.startswith(found.hypotheses[which].hypothesis)
+    assert f": {found.hypotheses[which].hypothesis}" in found.outcome
+
+
+@pytest.mark.parametrize("logit_sd", [0.05, 0.1425, 0.16, 3.0])
+def test_readouts_are_judged_by_the_numbers_of_the_answer_and_the_scenario(
+    tmp_path: Path, logit_sd: float
+) -> None:
+    cube(SHAPE, replace(ACTS, logit_sd=logit_sd), tmp_path / "cube.zarr", seed=3)
+    made = report(tmp_path / "cube.zarr")
+    found, answer = experiment(None, "exp2", made), made.answers.answers["logits"]
+    assert row(found, "KL that the verdict rests on").number == answer.estimate
+    assert answer.sentence.rstrip(".") in found.outcome
+    evidence = made.answers.scenario.evidence
+    tokens = evidence["same_most_probable_tokens"]
+    assert row(found, "top-10 overlap that the verdict rests on").number == pytest.approx(
+        tokens["jaccard_10"]
+    )
+    different = evidence["logits"]["level"] == "different"
+    assert (verdicts(found)[1] == "supported") == (different and tokens["same"])
+    assert (verdicts(found)[2] == "supported") == (different and tokens["different"])
+
+
+def test_one_prompt_decides_nothing_of_readouts(ask: Ask) -> None:
+    found = ask("exp2", Effects(logit_sd=3.0), replace(SHAPE, categories=(1,)))
+    assert set(verdicts(found)) == {"cannot tell"}
+    assert "of one prompt" in found.outcome
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["identical modes", "modes that differ"])
+def test_of_imported_files_nothing_is_said_that_nobody_looked_at(tmp_path: Path, same: bool) -> None:
+    cube(SHAPE, replace(ACTS, same_modes=same), tmp_path / "cube.zarr", seed=3)
+    export(tmp_path / "cube.zarr", tmp_path / "files")
+    made = report(bring_in(tmp_path / "files", tmp_path / "back.zarr").url)
+    for name in ("exp1", "exp2", "exp3", "exp4"):
+        found = experiment(None, name, made)
+        assert set(verdicts(found)) == {"cannot tell"}, name
+        assert found.outcome.startswith("Of files imported from files: ")
+    assert row(experiment(None, "exp4", made), "treatment check positions").text == "not measured"
+    claim = next(
+        each for each in experiment(None, "replication", made).hypotheses if "bit for bit" in each.hypothesis
+    )
+    assert claim.verdict == "cannot tell"
+
+
+def test_a_simulated_cube_says_so_and_nothing_of_rope(ask: Ask) -> None:
+    found = ask("exp4")
+    assert found.outcome.startswith("Of a simulated cube")
+    assert set(verdicts(found)) == {"cannot tell"}
+    assert row(found, "treatment check positions").note.startswith("simulated: ")
+
+
+@pytest.mark.parametrize("name", ["exp1", "exp2"])
+def test_a_control_is_no_data_for_any_hypothesis(ask: Ask, name: str) -> None:
+    found = ask(name, replace(ACTS, control="clone", logit_sd=3.0))
+    assert "of a control cube (clone), which is no data: " in found.outcome
+    assert set(verdicts(found)) == {"cannot tell"}
+
+
+def test_no_interval_holds_what_cannot_be() -> None:
+    table = pd.DataFrame({"prompt": ["a", "b", "c"], "overlap_1": [0.0, 0.1, 1.0], "slope": [-1.0, 0.0, 2.0]})
+    made = over_prompts("overlap", table, "overlap_1")
+    assert made.ci == (0.0, 1.0)
+    assert made.text.endswith("(95 % CI 0 to 1.00, cut at 0 and at 1)")
+    free = over_prompts("slope", table, "slope")
+    assert free.ci is not None
+    assert free.ci[0] < -1
+    assert "cut" not in free.text
+
+
+def test_of_a_swept_cube_checks_and_outcome_are_of_one_value(real: Callable[..., Path]) -> None:
+    where = real("swept", seeds=[1], threshold=[0.05, 0.2])
+    made = report(where, at={"threshold": 0.2})
+    found = experiment(None, "exp4", made)
+    assert found.outcome.startswith("At threshold = 0.2: ")
+    done = len(made.part.frame)
+    assert row(found, "treatment check positions").text == f"{done} of {done} experiments"
+    shown = told(made.with_experiments("exp4"))
+    assert any(line.startswith("answers at ") and line.endswith("threshold = 0.2") for line in shown)
+    assert any(line.startswith("gate ") for line in shown)
+    assert len(found.listing) <= 13
 
 
 def test_planted_divergence_comes_back_in_both_directions(ask: Ask) -> None:

@@ -14,7 +14,7 @@ from tempocube.capture.wanted import Wanted
 from tempocube.cli.experiment import lines
 from tempocube.dataset.simulated import Design, Effects, cube
 from tempocube.dataset.store import Driver
-from tempocube.stats.replication.claims import Claim, claims
+from tempocube.stats.replication.claims import OURS, Claim, claims
 from tempocube.stats.replication.experiments import experiment
 from tempocube.stats.replication.sums import QUOTED
 from tempocube.stats.report import report
@@ -95,6 +95,10 @@ def test_what_depends_on_their_model_is_not_decided(found: tuple[Claim, ...]) ->
         ("100 experiments of 300 MB", "confirmed", "30 GB"),
         ("22 %", "confirmed", "22 %"),
         ("give 6.7x", "confirmed", "6.67"),
+        ("5-6 hours to 2-3", "refuted", "2.13 h become 106 min = 1.77 h"),
+        ("100 tokens in place of 50", "cannot tell", "1.1 times"),
+        ("The bottleneck", "cannot tell", "6 % of a prompt of 4 min 15 s, and 38 %"),
+        ("30 GB become", "cannot tell", "5.4x smaller"),
     ],
 )
 def test_arithmetic_settles_what_it_can(
@@ -112,12 +116,28 @@ def test_without_cubes_every_claim_still_has_a_reason_and_says_what_to_give() ->
     assert one(bare, UNMASKED).measured == "Not measured: give a cube captured with control: no_mask."
 
 
+@pytest.mark.parametrize("part", [IDENTICAL, UNMASKED, FORMULA])
+def test_what_a_cube_would_decide_is_not_told_without_it(part: str) -> None:
+    claim = one(claims(), part)
+    assert claim.basis == "cube"
+    assert (claim.verdict, claim.measured[:14]) == ("cannot tell", "Not measured: ")
+
+
+def test_only_arguments_settle_anything_without_cubes() -> None:
+    bare = claims()
+    assert {claim.basis for claim in bare if claim.verdict != "cannot tell"} == {"argument"}
+    assert all(claim.verdict != "cannot tell" for claim in bare if claim.basis == "argument")
+
+
 def test_claims_are_shown_like_an_experiment(found: tuple[Claim, ...], tmp_path: Path) -> None:
     cube(Design(categories=(1,), seeds=1, steps=6, layers=1, heads=1), Effects(), tmp_path / "cube.zarr")
     told = experiment(tmp_path / "cube.zarr", "replication")
-    assert [each.hypothesis for each in told.hypotheses] == [claim.claim for claim in found]
-    count = Counter(each.verdict for each in told.hypotheses)
-    assert all(f"{n} are {word}" in told.outcome for word, n in count.items() if word != "cannot tell")
+    assert {each.hypothesis for each in told.hypotheses} == {claim.claim for claim in found}
+    theirs = [claim for claim in found if OURS not in claim.where]
+    count = Counter(claim.verdict for claim in theirs if claim.basis == "argument")
+    settled = f"{sum(count.values())} claims settled by argument or arithmetic, whatever the cube: "
+    assert f"{settled}{count['refuted']} refuted, {count['confirmed']} confirmed." in told.outcome
+    assert "2 claims that a cube can decide, by this one: 2 cannot be told." in told.outcome
     shown = lines(told)
     assert max(map(len, shown)) <= 100
     assert sum(line.startswith(("refuted ", "confirmed ", "cannot tell ")) for line in shown) == len(found)

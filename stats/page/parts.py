@@ -289,6 +289,12 @@ def experiments(report: "Report") -> list[Listed]:
     verdicts: Mapping[str, Status] = {"supported": "pass", "confirmed": "pass", "cannot tell": "suspect"}
     made = []
     for of in report.experiments:
+        claims = ("What was claimed", ("claim", "verdict", "because"))
+        heading = (
+            claims
+            if of.name == "replication"
+            else ("What was expected", ("hypothesis", "verdict", "because"))
+        )
         expected = [
             [each.hypothesis, mark(verdicts.get(each.verdict, "fail"), each.verdict), each.reason]
             for each in of.hypotheses
@@ -297,7 +303,7 @@ def experiments(report: "Report") -> list[Listed]:
             [each.name, each.text, exact(each.n) if each.n else "", each.note] for each in of.measures
         ]
         found = [
-            table("What was expected", ("hypothesis", "verdict", "because"), expected),
+            table(*heading, expected),
             table("What was measured", ("measure", "value", "prompts", "note"), measured),
         ]
         for each in of.series:

@@ -9,18 +9,32 @@ measurement of another model beside it.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
+from ...words import how_many
 from ..report import Report
 from . import of_modes, of_runs
-from .claim import Claim
+from .claim import Basis, Claim, Word
 from .cubes import Cubes
 from .evidence import Evidence, evidence
 from .result import Experiment, Hypothesis
 from .sums import sums
 
-__all__ = ["Claim", "as_experiment", "claims"]
+__all__ = ["OURS", "Claim", "as_experiment", "claims"]
 
+OURS = "our explanation"  # in the place of what is no claim of theirs, and not counted among them
+
+SAID: Mapping[Basis, str] = {
+    "cube": "{} that a cube can decide, by this one",
+    "their model": "{} about their model, which no cube of another decides",
+    "argument": "{} settled by argument or arithmetic, whatever the cube",
+}
+WORDS: Mapping[Word, str] = {
+    "refuted": "refuted",
+    "confirmed": "confirmed",
+    "cannot tell": "cannot be told",
+}
 PUBLISHED = (
     *(of_modes.identical, of_modes.control, of_modes.no_effect),
     *(of_runs.positions, of_runs.physical, of_runs.mean_entropy, of_runs.confident, of_runs.top_tokens),
@@ -38,18 +52,25 @@ def claims(*cubes: Any) -> tuple[Claim, ...]:
 
 def as_experiment(of: Evidence) -> Experiment:
     """The claims against one cube, in the shape of an experiment: each is a hypothesis with its verdict."""
-    found = _held(of)
-    count = Counter(claim.verdict for claim in found)
+    found = sorted(_held(of), key=lambda claim: tuple(SAID).index(claim.basis))
+    theirs = [claim for claim in found if OURS not in claim.where]
     return Experiment(
         "replication",
         "What became of the claims of the seeds",
-        "Which of their claims about the world hold, and which of them can this cube speak to?",
+        "Which of their claims can this cube decide, which does an argument, and which needs their model?",
         (),
         tuple(Hypothesis(each.claim, each.verdict, _told(each)) for each in found),
-        f"Of {len(found)} claims {', '.join(f'{n} are {word}' for word, n in count.items())}.".replace(
-            "are cannot tell", "cannot be told"
+        " ".join(
+            _counted(basis, [claim.verdict for claim in theirs if claim.basis == basis]) for basis in SAID
         ),
     )
+
+
+def _counted(basis: Basis, verdicts: list[Word]) -> str:
+    """So many of this kind, and what became of them."""
+    counts = Counter(verdicts)
+    told = ", ".join(f"{counts[word]} {WORDS[word]}" for word in WORDS if counts[word])
+    return f"{SAID[basis].format(how_many(len(verdicts), 'claim'))}: {told}."
 
 
 def _held(*of: Evidence) -> tuple[Claim, ...]:
@@ -58,4 +79,6 @@ def _held(*of: Evidence) -> tuple[Claim, ...]:
 
 
 def _told(claim: Claim) -> str:
+    if claim.basis == "argument":
+        return f"({claim.where}) Whatever the cube: {claim.reason} Beside it: {claim.measured}"
     return f"({claim.where}) {claim.measured} {claim.reason}"

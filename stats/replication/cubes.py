@@ -6,7 +6,6 @@ from functools import cached_property
 
 import numpy as np
 
-from ...dataset.simulated import MODEL as SIMULATED
 from ...words import how_many
 from ..study import PAIR
 from .evidence import Evidence
@@ -34,8 +33,8 @@ class Cubes:
 
     @cached_property
     def data(self) -> tuple[Evidence, ...]:
-        """Captures of a model, no controls; those with more prompts first, then those with fewer copies."""
-        found = [of for of in self.all if not of.control and of.frame.attrs["model"] != SIMULATED]
+        """What a model made, no controls; those with more prompts first, then those with fewer copies."""
+        found = [of for of in self.all if not of.control and of.origin != "simulated"]
         return tuple(sorted(found, key=_size, reverse=True))
 
     @cached_property
@@ -51,12 +50,12 @@ class Cubes:
     @cached_property
     def unmasked(self) -> tuple[Evidence, ...]:
         """Controls whose mask was left out."""
-        return tuple(of for of in self.all if of.control == "no_mask")
+        return tuple(of for of in self.all if of.control == "no_mask" and of.origin != "simulated")
 
     @cached_property
     def simulated(self) -> tuple[Evidence, ...]:
         """Cubes made from numbers, which no model had a part in."""
-        return tuple(of for of in self.all if of.frame.attrs["model"] == SIMULATED)
+        return tuple(of for of in self.all if of.origin == "simulated" and not of.control)
 
     @cached_property
     def copies(self) -> tuple[Evidence, ...]:
@@ -99,7 +98,10 @@ def _row(of: Measure) -> str:
 
 def _named(of: Evidence) -> str:
     prompts = how_many(of.frame["prompt"].nunique(), "prompt")
-    return f"{of.name} (model {of.frame.attrs['model']}, {prompts})"
+    at = "".join(f", {axis} = {value}" for axis, value in of.report.at.items())
+    model = "" if of.origin == "simulated" else f"model {of.frame.attrs['model']}, "
+    how = "" if of.origin == "captured" else f"{of.origin}, "
+    return f"{of.name} ({how}{model}{prompts}{at})"
 
 
 def _size(of: Evidence) -> tuple[int, int]:

@@ -10,12 +10,15 @@ import pandas as pd
 import xarray as xr
 
 from ...dataset.runlog import runs
+from ...dataset.schema import DONE, FAIL, FAILED, PASS, TREATMENT_CHECKS
 from ...errors import BadInput
 from .. import measures
+from ..gate import OF_MASKS, judge
+from ..page.generation import kind
 from ..questions import Answer
 from ..report import Report
 from ..report import report as make_report
-from ..study import PAIR
+from ..study import PAIR, Study, read
 from ..subjects import Subjects
 from ..view import View
 
@@ -61,10 +64,46 @@ class Evidence:
         return told
 
     @property
+    def origin(self) -> str:
+        """How the cube came to be: captured, simulated or imported."""
+        return kind(self.report)
+
+    @property
+    def imported(self) -> str:
+        """From where it was imported; empty otherwise."""
+        told = self.frame.attrs.get("imported")
+        return f"imported from {told['from']}" if told else ""
+
+    @property
+    def about(self) -> str:
+        """What must be known of the cube before any outcome: where it is answered, and what is no capture."""
+        at = ", ".join(f"{axis} = {value}" for axis, value in self.report.at.items())
+        parts = (
+            f"at {at}" if at else "",
+            "of a simulated cube, made from numbers (no model ran)" if self.origin == "simulated" else "",
+            f"of files {self.imported}" if self.imported else "",
+            f"of a control cube ({self.control}), which is no data" if self.control else "",
+        )
+        return ", ".join(filter(None, parts))
+
+    @cached_property
     def checks(self) -> Mapping[str, Mapping[str, int]]:
-        """How often each treatment check passed and failed."""
-        told: Mapping[str, Mapping[str, int]] = self.frame.attrs["checks"]
-        return told
+        """How often each treatment check passed and failed, at the chosen value of every swept axis."""
+        subjects = self.subjects
+        results = subjects.cube.read("check_result")[np.isin(subjects.status, (DONE, FAILED))]
+        return {
+            name: {"pass": int((results[:, i] == PASS).sum()), "fail": int((results[:, i] == FAIL).sum())}
+            for i, name in enumerate(TREATMENT_CHECKS)
+        }
+
+    def tried(self, check: str) -> int:
+        """In how many experiments a treatment check was made."""
+        return self.checks[check]["pass"] + self.checks[check]["fail"]
+
+    @cached_property
+    def study(self) -> Study:
+        """The prompts that the answers and the scenario rest on."""
+        return judge(read(self.frame, self.report.source["response"]), self.between).study
 
     @property
     def runs(self) -> list[Mapping[str, Any]]:
@@ -101,12 +140,27 @@ class Evidence:
 
     def without_treatment(self) -> str:
         """Why a comparison of the modes says nothing of visibility; empty where the treatment acted."""
+        return self.untreated() or self.unseen()
+
+    def unseen(self) -> str:
+        """Why it cannot be told whether the treatment acted; empty where somebody looked."""
+        if self.control:
+            return f"this is a control cube ({self.control}), which is no data"
+        if not any(map(self.tried, OF_MASKS)):
+            where = f"{self.imported}: " if self.imported else ""
+            return f"{where}no experiment has a check of the mask (isolation, sight)"
+        return ""
+
+    def untreated(self) -> str:
+        """How the treatment is shown not to have acted; empty where it is not."""
         if self.control == "no_mask":
             return "the mask was left out on purpose (control: no_mask)"
-        if bad := [name for name in ("isolation", "sight") if self.checks[name]["fail"]]:
+        if bad := [name for name in OF_MASKS if self.checks[name]["fail"]]:
             return f"treatment check {bad[0]} failed in {self.checks[bad[0]]['fail']} experiments"
         if not (self.frame["parallel_sets"] > 0).any():
             return "no experiment has a set of two or more tokens"
+        if self.imported:  # files may hold weights where a mode hides keys, and no row that shows it
+            return ""
         apart = np.empty(0) if self.between is None else self.between["apart_most"].to_numpy(dtype=float)
         if np.isfinite(apart).any() and not np.nanmax(apart) > 0:
             return "no sibling received any attention in either mode: the treatment is not seen to act"

@@ -28,6 +28,8 @@ def experiment(source: Any, name: str, report: Report | None = None) -> Experime
         raise BadInput(f"there is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}")
     of = evidence(source, report)
     found = EXPERIMENTS[name](of)
+    if of.about:
+        found = replace(found, outcome=f"{of.about[0].upper()}{of.about[1:]}: {found.outcome}")
     if of.frame["prompt"].nunique() > 1:
         return found
     return replace(found, not_measured=(*found.not_measured, ONE))

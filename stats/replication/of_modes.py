@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from ...words import how_many
 from ..questions import number, ratio
 from .claim import Claim, Word
@@ -22,22 +24,27 @@ __all__ = [
 ]
 
 PAIR = "give a cube with isolated and visible mode"
+NEAR, FAR = math.log(1.1), 0.9  # the regression finds no effect; the formula finds one
 
 
 def identical(cubes: Cubes) -> Claim:
     """Finding 1."""
     names = ("mean absolute difference", "largest absolute difference", "correlation of the two patterns")
     held = [of for of in cubes.forced or cubes.pairs if not of.without_treatment()]
-    same = [of for of in held if of.between is not None and of.between["identical"].all()]
-    verdict: Word = "confirmed" if held and len(same) == len(held) else "refuted"
+    same = [
+        bool(of.between["identical"].all())
+        for of in held
+        if of.between is not None and np.isfinite(of.between["attention_difference"]).any()
+    ]
+    verdict: Word = "cannot tell" if not same else "confirmed" if all(same) else "refuted"
     return Claim(
         FINDING.format(1),
         "Isolated and visible mode give the same attention, bit for bit: difference 0, correlation 1.",
         verdict,
-        cubes.rows(tuple(held), "exp1", names, PAIR),
+        cubes.rows(tuple(held), "exp1", names, f"{PAIR} whose treatment checks were made"),
         "The code that made it never passed the mask to the model, so one computation was compared with "
-        "itself. Where the mask acts, a hidden sibling has weight 0 and a visible one, by softmax, more: "
-        "no model can give the same attention in both.",
+        "itself. Where the mask acts, a hidden sibling has weight 0 and a visible one, by softmax, more.",
+        "cube",
     )
 
 
@@ -65,6 +72,7 @@ def control(cubes: Cubes) -> Claim:
         cubes.said(cubes.unmasked, say, "give a cube captured with control: no_mask"),
         "This is our explanation of the finding, not their claim: with the treatment off, the same numbers "
         "appear.",
+        "cube",
     )
 
 
@@ -108,6 +116,7 @@ def no_siblings(cubes: Cubes) -> Claim:
         cubes.rows(tuple(positive), "exp3", names, "give a cube with visible mode and sibling rows"),
         "It was not measured: one row a step was kept, the next token's, as the page itself says under "
         "limitations. A softmax gives every key that may be seen a weight above 0, in any model.",
+        "argument",
     )
 
 
@@ -142,6 +151,7 @@ def no_need(cubes: Cubes) -> Claim:
         "refuted",
         cubes.outcome(cubes.forced or cubes.pairs, "exp1", PAIR),
         "There was: the mask had not been passed to the model.",
+        "argument",
     )
 
 
@@ -149,21 +159,31 @@ def ratio_formula(cubes: Cubes) -> Claim:
     """The number that followed."""
 
     def say(of: Evidence) -> str:
-        times = math.exp(float(of.frame["downweighting"].mean()))
+        formula, times = _formula(of)
         return (
-            f"the formula gives {number(of.frame['legacy_ratio'].mean())}, the regression on distance within "
-            f"rows {ratio(times)}, of the same attention"
+            f"the formula gives {number(formula)}, the regression on distance within rows {ratio(times)}, of "
+            "the same attention"
         )
 
+    # only where the truth was planted can it be seen which of the two is right
+    planted = [_formula(of) for of in cubes.simulated]
+    misled = [formula < FAR and abs(math.log(times)) < NEAR for formula, times in planted]
     return Claim(
         "the 40-60 % of the study after seeds/003",
         "The ratio of mean attention on parallel over other keys, 0.36 to 0.61, measures down-weighting.",
-        "refuted",
+        "refuted" if any(misled) else "cannot tell",
         cubes.said(cubes.simulated or cubes.data, say, "give a simulated cube"),
         "An attention sink at the first key counts among the others and pulls the ratio down where "
         "parallel keys get as much as single ones; recency moves it too. The regression compares within a "
-        "row, at one distance.",
+        "row, at one distance. Only a simulated cube can decide, in which no effect was planted.",
+        "cube",
     )
+
+
+def _formula(of: Evidence) -> tuple[float, float]:
+    """The formula's ratio and that of the regression, means over experiments."""
+    frame = of.frame
+    return float(frame["legacy_ratio"].mean()), math.exp(float(frame["downweighting"].mean()))
 
 
 def weaker(cubes: Cubes) -> Claim:

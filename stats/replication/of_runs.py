@@ -36,6 +36,7 @@ def positions(cubes: Cubes) -> Claim:
         cubes.outcome(cubes.data, "exp4", CUBE),
         "The map was written by the recorder from the step's number, and their code passed no positions to "
         "the model: the verification was true by construction. Ours reads what RoPE was given.",
+        "argument",
     )
 
 
@@ -53,6 +54,7 @@ def physical(cubes: Cubes) -> Claim:
         cubes.said(cubes.widest[::-1], say, CUBE),
         "By the listing itself steps 0 and 1 took slots 6 and 7, so the prompt took 6, and the numbers are "
         "steps, not positions: with a shared position slots 8 and 9 would be at 8.",
+        "argument",
     )
 
 
@@ -132,6 +134,7 @@ def stress(cubes: Cubes) -> Claim:
         "refuted",
         cubes.said(cubes.widest, say, CUBE),
         "The design of experiment 5 (seeds/001) asks for 10 or more tokens a step: 8 is not reached.",
+        "argument",
     )
 
 
@@ -193,7 +196,8 @@ def only_next(cubes: Cubes) -> Claim:
 
     def say(of: Evidence) -> str:
         rows = int(of.frame["rows"].sum())
-        return f"rows captured: {of.subjects.cube.attrs['captured_queries']}; {rows:,} enter the estimate"
+        which = of.subjects.cube.attrs["captured_queries"] or "not known"
+        return f"rows captured: {which}; {rows:,} enter the estimate"
 
     return Claim(
         "seeds/003, limitation 1",
@@ -201,6 +205,7 @@ def only_next(cubes: Cubes) -> Claim:
         "confirmed",
         cubes.said(cubes.data, say, CUBE),
         "Their arrays have one query a step: (28 layers, 1, 24 heads, 1 query, N keys).",
+        "argument",
     )
 
 
@@ -217,9 +222,13 @@ def narrow(cubes: Cubes) -> Claim:
         "confirmed",
         cubes.said(cubes.data, say, CUBE),
         "So it is by their own configuration; and one prompt, which the page does not name as a limitation.",
+        "argument",
     )
 
 
 def _threshold(of: Evidence) -> str:
     told = np.unique(np.concatenate([view.threshold_used for view in of.views()]))
+    told = told[np.isfinite(told)]
+    if not len(told):
+        return "not known"
     return f"{told[0]:g}" if len(told) == 1 else f"{told[0]:g} to {told[-1]:g}"

@@ -98,12 +98,15 @@ def _same(of: Evidence, word: str, reason: str) -> Hypothesis:
 
 def _acts(of: Evidence, pairs: pd.DataFrame) -> Hypothesis:
     what = "The treatment acts: in visible mode siblings receive attention that isolated mode hides."
-    if why := of.without_treatment():
+    if why := of.untreated():
         return Hypothesis(what, "not supported", why)
+    if why := of.unseen():
+        return Hypothesis(what, "cannot tell", why)
     most = float(np.nanmax(pairs["apart_most"])) if np.isfinite(pairs["apart_most"]).any() else math.nan
     if math.isnan(most):
         return Hypothesis(what, "cannot tell", "no captured row has a sibling that one of the modes hides")
-    return Hypothesis(what, "supported", f"largest weight on such a sibling: {number(most)} {WEIGHT}")
+    told = f"in one layer and head, a token gives up to {number(most)} of its attention (1 is all of it) to "
+    return Hypothesis(what, "supported", f"{told}a sibling that isolated mode hides")
 
 
 def _over_prompts(of: Evidence) -> Hypothesis:

@@ -19,7 +19,8 @@ QUESTION = "Do parallel tokens really share a position, and does the cache hold 
 SHARED = "Parallel tokens are at the same RoPE position, and each set is one position after the last."
 STORED = "The cache stores all parallel tokens: it is as long as the prompt and all widths so far."
 QUERIED = "The next token queries all cached tokens that it may see."
-MOST_LINES = 40
+MOST_LINES = 12
+SIMULATED = "this cube is simulated: no RoPE applied a position, and there was no cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,14 @@ def experiment(of: Evidence) -> Experiment:
     """Its measures, hypotheses and outcome."""
     seen = {view.name: look(view) for view in of.views()}
     found = list(seen.values())
+    hypotheses = (_shared(of, found), _stored(of, found), _queried(of, found))
     return Experiment(
         "exp4",
         TITLE,
         QUESTION,
         tuple(_measures(of, found)),
-        (_shared(of, found), _stored(of, found), _queried(of, found)),
-        _outcome(of, found),
+        hypotheses,
+        _outcome(found, hypotheses),
         tuple(_not_measured(of, found)),
         _series(seen),
         _listing(seen),
@@ -106,7 +108,7 @@ def _measures(of: Evidence, found: list[Found]) -> list[Measure]:
             _sum(found, "shared"),
             wide,
             "sets",
-            "positions as RoPE got them",
+            _source(of),
         ),
         count("sets one position after the last", _sum(found, "following"), sets, "sets"),
         count(
@@ -124,12 +126,30 @@ def _measures(of: Evidence, found: list[Found]) -> list[Measure]:
     }
     for name, note in told.items():
         held, tried = of.checks[name]["pass"], of.checks[name]["pass"] + of.checks[name]["fail"]
-        rows.append(count(f"treatment check {name}", held, tried, "experiments", note))
+        made = "simulated: " * (of.origin == "simulated")
+        rows.append(count(f"treatment check {name}", held, tried, "experiments", f"{made}{note}"))
     return rows
+
+
+def _source(of: Evidence) -> str:
+    """Where the positions of this cube come from."""
+    if of.origin == "simulated":
+        return "positions as they were simulated"
+    if not of.tried("positions"):
+        return "positions as the cube says them: nobody looked at what RoPE was given"
+    return "positions as RoPE got them"
 
 
 def _verdict(held: bool, tried: bool) -> Verdict:
     return "cannot tell" if not tried else "supported" if held else "not supported"
+
+
+def _unseen(of: Evidence, check: str) -> str:
+    """Why nothing can be said of what the model did; empty where its check was made while it ran."""
+    if of.origin == "simulated":
+        return SIMULATED
+    where = f"{of.imported}: " if of.imported else ""
+    return "" if of.tried(check) else f"{where}the check {check!r} was made of no experiment"
 
 
 def _shared(of: Evidence, found: list[Found]) -> Hypothesis:
@@ -144,34 +164,35 @@ def _shared(of: Evidence, found: list[Found]) -> Hypothesis:
         f"{_sum(found, 'shared'):,} of {how_many(wide, 'parallel set')} share a position, "
         f"{_sum(found, 'following'):,} of {how_many(sets, 'set')} follow the last"
     )
+    if why := _unseen(of, "positions"):
+        return Hypothesis(SHARED, "cannot tell", f"{told}, but {why}")
+    told += f"; the check of positions held in {of.checks['positions']['pass']} of {of.tried('positions')}"
     return Hypothesis(SHARED, _verdict(held, wide > 0), told)
 
 
 def _stored(of: Evidence, found: list[Found]) -> Hypothesis:
     rows, stored, check = _sum(found, "rows"), _sum(found, "stored"), of.checks["cache"]
+    told = f"so in {stored:,} of {how_many(rows, 'row')}"
+    if why := _unseen(of, "cache"):
+        return Hypothesis(STORED, "cannot tell", f"{told}, but {why}")
     held = stored == rows and not check["fail"]
-    told = (
-        f"so in {stored:,} of {how_many(rows, 'row')}; the check of the cache itself held in {check['pass']} "
-    )
-    return Hypothesis(
-        STORED,
-        _verdict(held, check["pass"] + check["fail"] > 0),
-        f"{told}experiments and failed in {check['fail']}",
-    )
+    told += f"; the check of the cache itself held in {check['pass']} of {of.tried('cache')}"
+    return Hypothesis(STORED, _verdict(held, True), f"{told} experiments")
 
 
 def _queried(of: Evidence, found: list[Found]) -> Hypothesis:
     rows, full = _sum(found, "rows"), _sum(found, "full")
     if not rows:
         return Hypothesis(QUERIED, "cannot tell", "no whole row of attention is there (capture.attention)")
+    told = f"{full:,} of {how_many(rows, 'row')} have weight on every such key"
+    if why := _unseen(of, "cache"):
+        return Hypothesis(QUERIED, "cannot tell", f"{told}, but {why}")
     held = full == rows and not of.checks["cache"]["fail"]
-    return Hypothesis(
-        QUERIED, _verdict(held, True), f"{full:,} of {how_many(rows, 'row')} have weight on every such key"
-    )
+    return Hypothesis(QUERIED, _verdict(held, True), told)
 
 
-def _outcome(of: Evidence, found: list[Found]) -> str:
-    verdicts = [each.verdict for each in (_shared(of, found), _stored(of, found), _queried(of, found))]
+def _outcome(found: list[Found], hypotheses: tuple[Hypothesis, ...]) -> str:
+    verdicts = [each.verdict for each in hypotheses]
     wide, most = _sum(found, "wide"), max(each.wide for each in found)
     told = f"{how_many(wide, 'parallel set')} in {how_many(len(found), 'experiment')}, at most {most} in one"
     if all(verdict == "supported" for verdict in verdicts):
@@ -184,7 +205,8 @@ def _outcome(of: Evidence, found: list[Found]) -> str:
 def _not_measured(of: Evidence, found: list[Found]) -> list[str]:
     told = []
     if "cached_key" not in of.subjects.cube.data:
-        told.append("no cached keys in this cube (capture.keys_values); their check was made while capturing")
+        made = "; their check was made while capturing" * bool(of.tried("cache") and of.origin == "captured")
+        told.append(f"no cached keys in this cube (capture.keys_values){made}")
     if not any(each.wide for each in found):
         told.append("no set of two or more tokens: nothing shares a position")
     return told
@@ -198,6 +220,11 @@ def _series(seen: dict[str, Found]) -> tuple[Series, ...]:
 
 
 def _listing(seen: dict[str, Found]) -> tuple[str, ...]:
-    lines = [line for name, found in seen.items() for line in (name, *(f"  {each}" for each in found.lines))]
-    left = len(lines) - MOST_LINES
-    return tuple(lines) if left <= 0 else (*lines[:MOST_LINES], f"... and {how_many(left, 'line')} more")
+    """The sets of the first experiments that have some."""
+    told = {name: found.lines for name, found in seen.items() if found.lines}
+    lines = [line for name, sets in told.items() for line in (name, *(f"  {each}" for each in sets))]
+    if len(lines) <= MOST_LINES:
+        return tuple(lines)
+    kept = lines[: MOST_LINES - 1] if lines[MOST_LINES - 1] in told else lines[:MOST_LINES]
+    sets = sum(map(len, told.values())) - sum(line not in told for line in kept)
+    return (*kept, f"... and {how_many(sets, 'set')} more")

@@ -11,9 +11,23 @@ import pandas as pd
 from .. import closed
 from ..questions import between, number, plain
 
-__all__ = ["Experiment", "Hypothesis", "Measure", "Series", "count", "largest", "over_prompts", "series"]
+__all__ = [
+    *("SIZE", "Experiment", "Hypothesis", "Measure", "Series"),
+    *("count", "cut", "largest", "over_prompts", "series"),
+]
 
 Verdict = Literal["supported", "not supported", "cannot tell", "confirmed", "refuted"]  # two of claims
+
+
+SHARE, SIZE = (0.0, 1.0), (0.0, math.inf)
+LIMITS = {  # of columns, by how their names begin
+    **dict.fromkeys(("overlap_", "mass_", "attention_mean_difference", "top_probability"), SHARE),
+    **dict.fromkeys(("mean", "prior", "sink", "in_prompt", "generated", "matched"), SHARE),
+    **dict.fromkeys(("kl", "entropy", "per_", "variance", "ratio"), SIZE),
+    **dict.fromkeys(("cosine", "attention_correlation"), (-1.0, 1.0)),
+    "js": (0.0, math.log(2)),
+    "width": (1.0, math.inf),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +94,24 @@ def over_prompts(name: str, frame: pd.DataFrame, column: str, unit: str = "", no
         return Measure(name, _with_unit(mean, unit), mean, unit, None, means.size, note)
     found = closed.mean(means)
     ends = float(found.low), float(found.high)
-    text = f"{_with_unit(mean, unit)} (95 % CI {between(*ends)})"
-    return Measure(name, text, mean, unit, ends, means.size, note)
+    limits = possible(column)
+    text = f"{_with_unit(mean, unit)} (95 % CI {cut(*ends, limits)})"
+    low, high = (float(np.clip(end, *limits)) for end in ends)
+    return Measure(name, text, mean, unit, (low, high), means.size, note)
+
+
+def cut(low: float, high: float, limits: tuple[float, float]) -> str:
+    """An interval in words, cut where no value can lie; which end was cut is said."""
+    least, most = limits
+    ends = [number(end) for end, over in ((least, low < least), (most, high > most)) if over]
+    told = between(max(low, least), min(high, most))
+    return f"{told}, cut at {' and at '.join(ends)}" if ends else told
+
+
+def possible(column: str) -> tuple[float, float]:
+    """Between which values any mean of a column must lie."""
+    named = (limits for begin, limits in LIMITS.items() if column.startswith(begin))
+    return next(named, (-math.inf, math.inf))
 
 
 def largest(name: str, frame: pd.DataFrame, column: str, unit: str = "", note: str = "") -> Measure:
@@ -95,7 +125,9 @@ def largest(name: str, frame: pd.DataFrame, column: str, unit: str = "", note: s
 
 
 def count(name: str, some: int, of: int, what: str, note: str = "") -> Measure:
-    """So many of so many."""
+    """So many of so many; nothing of none."""
+    if not of:
+        return Measure(name, "not measured", unit=what, note=note)
     return Measure(name, f"{some:,} of {of:,} {what}", float(some), what, note=note)
 
 

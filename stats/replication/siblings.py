@@ -142,6 +142,9 @@ def _mask(of: Evidence) -> Hypothesis:
     most = isolated["sibling_most"].to_numpy(dtype=float)
     if not np.isfinite(most).any():
         return Hypothesis(MASK, "cannot tell", "no isolated experiment has a captured row with siblings")
+    if not of.tried("isolation"):
+        where = f"{of.imported}: " if of.imported else ""
+        return Hypothesis(MASK, "cannot tell", f"{where}the check 'isolation' was made of no experiment")
     held = float(np.nanmax(most)) == 0 and not of.checks["isolation"]["fail"]
     among = how_many(len(isolated), "isolated experiment")
     told = f"the largest weight on a sibling is {number(np.nanmax(most))} in {among}"

@@ -18,6 +18,7 @@ __all__ = ["ENOUGH", "experiment"]
 
 ENOUGH = 10  # tokens in a set, as the seeds asked
 REPEATS = 5
+POINTS = 3  # experiments of a prompt that a slope needs
 TITLE = "High parallelism"
 QUESTION = "With ten or more tokens a step: do the modes agree, what does it cost, are the numbers stable?"
 REACHED = f"A set of {ENOUGH} or more tokens is reached."
@@ -112,16 +113,15 @@ COSTS = (("per_step", "seconds a step"), ("per_token", "seconds a token"))
 
 
 def _against_width(frame: pd.DataFrame, note: str) -> list[Measure]:
-    """How seconds a step grow with the width of the sets, over experiments."""
-    x, y = (frame[name].to_numpy(dtype=np.float64) for name in ("width", "per_step"))
-    use = np.isfinite(x) & np.isfinite(y)
-    if use.sum() < 3 or not np.ptp(x[use]) > 0:
-        return []
-    slope = float(np.polyfit(x[use], y[use], 1)[0])
-    text = f"{number(slope)} s a step for each token of width"
-    return [
-        Measure("seconds a step against width", text, slope, "s", n=int(frame["prompt"].nunique()), note=note)
+    """How seconds a step grow with the width of the sets: a slope of each prompt's experiments."""
+    slopes = [
+        {"prompt": prompt, "slope": np.polyfit(own["width"], own["per_step"], 1)[0]}
+        for prompt, own in frame.dropna(subset=["width", "per_step"]).groupby("prompt")
+        if len(own) >= POINTS and np.ptp(own["width"]) > 0
     ]
+    unit = "s a step for each token of width"
+    table = pd.DataFrame(slopes)
+    return [over_prompts("seconds a step against width", table, "slope", unit, note)] if slopes else []
 
 
 def _modes(of: Evidence) -> list[str]:
