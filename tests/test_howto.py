@@ -4,7 +4,7 @@ import pytest
 
 from pages import ROOT, as_a_reader
 
-HOWTO = sorted(ROOT.glob("docs/howto/*.md"))
+HOWTO = [*sorted(ROOT.glob("docs/howto/*.md")), ROOT / "docs" / "tools.md"]
 
 
 @pytest.mark.slow
