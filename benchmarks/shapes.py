@@ -106,7 +106,8 @@ def _save(folder: Path, named: Iterator[tuple[str, Half]]) -> None:
             leave()
         part[name] = weight
     leave()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    index = {"metadata": {}, "weight_map": names}  # transformers wants both
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def weights(shape: Shape) -> Iterator[tuple[str, Half]]:

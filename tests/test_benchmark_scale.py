@@ -125,6 +125,8 @@ def test_a_checkpoint_in_parts_is_the_same_model(
     whole = load(str(shapes.checkpoint(tmp_path / "whole", shape)))
     monkeypatch.setattr(shapes, "PART", 20_000)
     folder = shapes.checkpoint(tmp_path / "parts", shape)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert index.keys() == {"metadata", "weight_map"}  # transformers refuses an index without metadata
     assert len(list(folder.glob("*.safetensors"))) > 3
     parts = load(str(folder))
     assert parts.facts.kv_heads == shape.kv_heads == 2
